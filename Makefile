@@ -86,8 +86,7 @@ audit: $(VENV)/.dev ## Does a published advisory name a pinned package? Says so 
 
 run: $(VENV)/.sandbox ## The web server, on port 8000
 	$(PY) manage.py migrate --verbosity 0
-	$(PY) manage.py collectstatic --noinput --verbosity 0
-	$(VENV)/bin/gunicorn registry_admin.wsgi $(ARGS)
+	$(PY) manage.py web $(if $(ARGS),-- $(ARGS))
 
 worker: $(VENV)/.sandbox ## The worker
 	$(PY) manage.py worker $(ARGS)
@@ -111,5 +110,5 @@ screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's ch
 	$(PY) docs/screens.py $(ARGS)
 
 clean: ## Remove the virtual environment, caches and the demo's files; never your database
-	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find staticfiles -mindepth 1 ! -name .gitignore -delete

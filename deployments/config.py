@@ -182,6 +182,10 @@ class Configuration:
     proxy_scheme_header: str | None
     https_redirect: bool
     static_root: str | None
+    state_dir: str | None  # an absolute path; None: the default place of `registry_admin.settings`
+    bind: str  # as gunicorn's option
+    web_processes: int | None  # None: as many as the machine or the container can run
+    web_threads: int
     malformed: frozenset[str] = field(default=frozenset(), repr=False)  # as in `RegistryConfig`
     activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings
 

@@ -840,7 +840,7 @@ def operator_policy(configuration: Configuration) -> str:
         return ""
     found = targets.configured(configuration)
     try:
-        document = json.loads((settings.BASE_DIR / "docs" / "iam-policy.json").read_text())
+        document = json.loads((settings.DOCS / "iam-policy.json").read_text())
     except (OSError, ValueError):
         return ""
     if not found:

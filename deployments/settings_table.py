@@ -459,15 +459,25 @@ SETTINGS: tuple[Setting, ...] = (
         field="database",
         notation=service_urls.database_url(),
         says="Database: PostgreSQL or an SQLite file. With PostgreSQL, SECRET_KEY is required.",
-        default_says="an SQLite file beside manage.py",
+        default_says="the SQLite file db.sqlite3 in STATE_DIR",
         example="postgres://user:password@host:5432/registry_admin",
         secret=True,
+    ),
+    Setting(
+        name="STATE_DIR",
+        field="state_dir",
+        notation=notations.pattern("absolute path", r"/[^\0\n]*", "The value is not an absolute path."),
+        says="Folder of the files that this program makes: the SQLite database and the signing key, where their "
+        "settings are unset, and an installed package's static files. It is made with mode 0700 when it is needed.",
+        default_says="state, beside manage.py; for an installed package ~/.local/state/registry-admin",
+        example="/var/lib/registry-admin",
     ),
     Setting(
         name="SECRET_KEY",
         field="secret_key",
         notation=notations.free_text(),
-        says="Django's signing key. With the SQLite default it is made at the first start, in a 0600 file beside it.",
+        says="Django's signing key. With the SQLite default it is made at the first start, in the 0600 file "
+        "secret_key in STATE_DIR.",
         secret=True,
     ),
     Setting(
@@ -601,6 +611,35 @@ SETTINGS: tuple[Setting, ...] = (
         default="0",
     ),
     Setting(
+        name="BIND",
+        field="bind",
+        notation=notations.pattern(
+            "address:port or unix:/path",
+            r"unix:/[^\0\n]+|fd://\d+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}",
+            "The value is neither an address with a port nor the path of a socket.",
+        ),
+        says="Where the web process listens. In a container all addresses: 0.0.0.0:8000.",
+        default="127.0.0.1:8000",
+        example="0.0.0.0:8000",
+    ),
+    Setting(
+        name="WEB_CONCURRENCY",
+        field="web_processes",
+        notation=notations.whole(least=1, most=64, unit="processes"),
+        says="Number of web processes that answer requests.",
+        default_says="one for each CPU that the process may use (cgroup limits count), at most 8, and at most as "
+        "many as the cgroup's memory allows",
+        example="2",
+    ),
+    Setting(
+        name="WEB_THREADS",
+        field="web_threads",
+        # Half of the threads may wait for AWS, and a quarter of them for a place to do so (D-thread-limit).
+        notation=notations.whole(least=4, most=64, unit="threads"),
+        says="Threads of each web process. Each keeps a connection to the database (docs/sizing.md).",
+        default="8",
+    ),
+    Setting(
         name="ALLOWED_HOSTS",
         field="allowed_hosts",
         notation=notations.host_names(),
@@ -635,8 +674,9 @@ SETTINGS: tuple[Setting, ...] = (
         name="STATIC_ROOT",
         field="static_root",
         notation=notations.free_text("path"),
-        says="Folder into which collectstatic copies the console's static files.",
-        default_says="staticfiles, beside manage.py",
+        says="Folder into which collectstatic and each start of registry-admin web copy the console's static files. If "
+        "nothing can be written there, they are served as they are, there or in the package.",
+        default_says="staticfiles, beside manage.py; for an installed package static, in STATE_DIR",
         example="/var/lib/registry-admin/static",
     ),
     Setting(

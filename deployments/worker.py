@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -128,7 +127,7 @@ class Supervisor:
         for end in (self.pulse, written):
             os.set_blocking(end, False)  # so that neither a task nor this process ever waits for the pipe
         self.cluster = subprocess.Popen(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker", "--cluster"],
+            [*settings.PROGRAM, "worker", "--cluster"],
             env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_PIPE": str(written)},
             pass_fds=[written],
             stdin=subprocess.PIPE,  # the cluster ends when this pipe closes, so it ends with this process in any case

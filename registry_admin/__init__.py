@@ -1,3 +1,3 @@
-"""The wiring: settings, URLs, WSGI. Pages, answers and the rows of processes show `VERSION`."""
+"""The wiring: settings, URLs, WSGI. `VERSION` is the one place of the version; pyproject.toml reads it."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"

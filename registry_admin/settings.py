@@ -19,17 +19,24 @@ from django.core.exceptions import ImproperlyConfigured
 from deployments import config
 from deployments.service_urls import Database
 from deployments.settings_table import SECRETS
+from registry_admin import state
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# .env is optional, and a variable of the environment overrides it.
-ENV_FILE = Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
+IN_CHECKOUT = (BASE_DIR / "manage.py").exists()  # else the program is installed as a package
+#: Where the folders templates, static and docs are (setup.py).
+_FOLDERS = BASE_DIR if IN_CHECKOUT else BASE_DIR / "registry_admin"
+DOCS = _FOLDERS / "docs"
+#: The start of a command line that runs this program again.
+PROGRAM = [sys.executable, str(BASE_DIR / "manage.py")] if IN_CHECKOUT else [sys.executable, "-m", "registry_admin"]
+# .env is optional, and a variable of the environment overrides it. An installed package reads only a named file.
+ENV_FILE = Path(os.environ.get("ENV_FILE") or (BASE_DIR / ".env" if IN_CHECKOUT else os.devnull))
 _VARIABLES, _PROBLEMS = config.read_env_file(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))
 for _name, _value in _VARIABLES.items():  # boto3 reads its AWS_… variables there
     os.environ.setdefault(_name, _value)
 
 CONFIGURATION = config.load(os.environ, found=_PROBLEMS)
-# Without these two Django cannot start, so no system check could report them.
-for _name in ("DATABASE_URL", "SECRET_KEY"):
+# Without these Django cannot start, or would start with another database, so no system check could report them.
+for _name in ("DATABASE_URL", "SECRET_KEY", "STATE_DIR"):
     if _problem := CONFIGURATION.problem_of(_name):
         raise ImproperlyConfigured(str(_problem))
 DEFAULT_EXCEPTION_REPORTER_FILTER = "registry_admin.security.SecretsFilter"
@@ -42,11 +49,33 @@ DEBUG = CONFIGURATION.debug
 WAL_BYTES_KEPT = 64 * 2**20
 
 
+# These commands open no database and decrypt nothing: the build of an image, which runs one, must leave no key in it.
+_WITHOUT_STATE = sys.argv[1:2] in (["collectstatic"], ["env_example"], ["errors"])
+_GIVEN_STATE = Path(CONFIGURATION.state_dir) if CONFIGURATION.state_dir else None
+_DEFAULT_STATE = state.default_folder(BASE_DIR, in_checkout=IN_CHECKOUT, environment=os.environ)
+STATE_DIR = _GIVEN_STATE or _DEFAULT_STATE
+_MADE = {
+    state.DATABASE: CONFIGURATION.database is None,
+    state.KEY: CONFIGURATION.database is None and CONFIGURATION.secret_key is None,
+}
+try:
+    _STATE = state.locate(
+        [_name for _name, _made in _MADE.items() if _made and not _WITHOUT_STATE],
+        given=_GIVEN_STATE,
+        default=_DEFAULT_STATE,
+        former=[BASE_DIR] if IN_CHECKOUT else [],
+    )
+    for _file in _STATE.values():
+        state.make_folder(_file.parent)
+except state.StateRefused as _refused:
+    raise ImproperlyConfigured(str(_refused)) from None
+
+
 def _database(given: Database | None) -> dict[str, object]:
     if given is None or given.engine == "sqlite":
         return {
             "ENGINE": "registry_admin.sqlite",
-            "NAME": given.name if given else str(BASE_DIR / "db.sqlite3"),
+            "NAME": given.name if given else str(_STATE.get(state.DATABASE, ":memory:")),
             # WAL lets readers continue while another connection writes. IMMEDIATE takes the write lock at BEGIN: a
             # deferred transaction that becomes a writer fails at once with “database is locked”, however long the
             # timeout.
@@ -80,34 +109,23 @@ DATABASES = {"default": _database(CONFIGURATION.database)}
 def _secret_key() -> str:
     if CONFIGURATION.secret_key:
         return CONFIGURATION.secret_key
-    path = BASE_DIR / "secret_key"
+    if _WITHOUT_STATE:
+        return secrets.token_urlsafe(50)
     if CONFIGURATION.database is not None:
         # A database that was moved from the SQLite default has secrets that this key encrypted.
-        earlier = f" If the database was moved from SQLite, set SECRET_KEY_FILE={path}: that key encrypted its secrets."
+        earlier = next((path for path in _KEY_FILES if os.path.exists(path)), None)
+        hint = f" If the database was moved from SQLite, set SECRET_KEY_FILE={earlier}: that key encrypted its secrets."
         raise ImproperlyConfigured(
             "SECRET_KEY: required if DATABASE_URL is set, and the same on every host. "
-            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'." + earlier * path.exists()
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'." + hint * (earlier is not None)
         )
     try:
-        # Two processes may start at once: the first process creates the link, the second process reads the file. The
-        # link appears only when the file is complete.
-        draft = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(50))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return path.read_text().strip()
-    except OSError as error:
-        raise ImproperlyConfigured(
-            f"SECRET_KEY: not set, and {path} cannot be written: {error.strerror}. Set SECRET_KEY or SECRET_KEY_FILE."
-        ) from None
+        return state.key_in(_STATE[state.KEY])
+    except state.StateRefused as refused:
+        raise ImproperlyConfigured(str(refused)) from None
 
 
+_KEY_FILES = [folder / state.KEY for folder in (STATE_DIR, BASE_DIR) if folder is not None]
 SECRET_KEY = _secret_key()
 SECRET_KEY_FALLBACKS = list(CONFIGURATION.secret_key_fallbacks)
 ENCRYPTION_KEYS = CONFIGURATION.vault_secrets(SECRET_KEY)
@@ -152,7 +170,7 @@ WSGI_APPLICATION = "registry_admin.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [_FOLDERS / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -208,15 +226,17 @@ USE_I18N = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
-STATIC_ROOT = Path(CONFIGURATION.static_root or BASE_DIR / "staticfiles")
-STATICFILES_DIRS = [BASE_DIR / "static"]
+# No state directory: nothing can be collected.
+_STATIC_BESIDE = BASE_DIR / "staticfiles" if IN_CHECKOUT else (STATE_DIR or Path(os.devnull)) / "static"
+STATIC_ROOT = Path(CONFIGURATION.static_root or _STATIC_BESIDE)
+STATICFILES_DIRS = [_FOLDERS / "static"]
 # After collectstatic, WhiteNoise serves the collected files, compressed and with names that browsers may cache for
 # ever. Without collectstatic (a fresh clone), it serves the files from their source folders.
 _COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
 WHITENOISE_USE_FINDERS = not _COLLECTED
 _STATIC_STORAGE = (
     "whitenoise.storage.CompressedManifestStaticFilesStorage"
-    if _COLLECTED or "collectstatic" in sys.argv
+    if _COLLECTED or "collectstatic" in sys.argv or sys.argv[1:2] == ["web"]  # `web` collects them
     else "django.contrib.staticfiles.storage.StaticFilesStorage"
 )
 STORAGES = {
@@ -280,7 +300,7 @@ WORKER_PULSE_PIPE = os.environ.get("WORKER_PULSE_PIPE", "")
 # The files that contain keys, with what each one is; they may be missing. The check W013 looks at their modes.
 SECRET_FILES: dict[str, Path] = {
     "ENV_FILE": ENV_FILE,
-    "secret_key": BASE_DIR / "secret_key",
+    "secret_key": _STATE.get(state.KEY, _KEY_FILES[0] if _KEY_FILES else Path(os.devnull)),
     **{f"{_name}_FILE": Path(_path) for _name in SECRETS if (_path := os.environ.get(f"{_name}_FILE", "").strip())},
 }
 CHILD_ENVIRONMENT = dict(os.environ)  # the supervisor starts its cluster with it

@@ -47,7 +47,7 @@ def clone(tmp_path: Path) -> Path:
 
 def test_a_fresh_clone_starts_with_an_empty_environment_and_makes_its_key_once(clone: Path) -> None:
     assert manage("check", folder=clone)[0] == 0
-    key = clone / "secret_key"
+    key = clone / "state" / "secret_key"
     first = key.read_text()
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert len(first) >= 50
@@ -56,8 +56,58 @@ def test_a_fresh_clone_starts_with_an_empty_environment_and_makes_its_key_once(c
     assert manage("makemigrations", "--check", "--dry-run", folder=clone)[0] == 0
 
     assert key.read_text() == first
-    assert (clone / "db.sqlite3").exists()
-    assert [path.name for path in clone.glob("secret_key*")] == ["secret_key"]
+    assert (clone / "state" / "db.sqlite3").exists()
+    assert stat.S_IMODE((clone / "state").stat().st_mode) == 0o700
+    assert [path.name for path in clone.rglob("secret_key*")] == ["secret_key"]
+
+
+def test_files_beside_the_code_go_on_being_used(clone: Path, tmp_path: Path) -> None:
+    """As version 0.2.0 left them."""
+    assert manage("migrate", "--verbosity", "0", folder=clone)[0] == 0
+    for path in (clone / "state").iterdir():
+        path.rename(clone / path.name)
+    (clone / "state").rmdir()
+    before = {path.name: path.read_bytes() for path in (clone / "db.sqlite3", clone / "secret_key")}
+
+    assert manage("migrate", "--check", folder=clone)[0] == 0
+
+    assert not (clone / "state").exists()
+    assert (clone / "secret_key").read_bytes() == before["secret_key"]
+
+
+def test_a_start_that_would_hide_an_earlier_database_and_key_names_the_commands_that_move_them(
+    clone: Path, tmp_path: Path
+) -> None:
+    assert manage("migrate", "--verbosity", "0", folder=clone)[0] == 0
+    moved = tmp_path / "a state directory"
+
+    status, said = manage("migrate", "--check", folder=clone, STATE_DIR=str(moved))
+
+    assert status == 1
+    assert not moved.exists()
+    assert "Traceback" not in said
+    [line] = [line for line in said.splitlines() if "then type: " in line]
+    subprocess.run(["/bin/sh", "-c", line.partition("then type: ")[2]], check=True, timeout=10)
+    assert sorted(path.name for path in moved.iterdir()) == ["db.sqlite3", "secret_key"]
+    assert manage("migrate", "--check", folder=clone, STATE_DIR=str(moved)) == (0, "")
+    assert list((clone / "state").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["version", "errors", "env_example", "collectstatic"])
+def test_a_command_that_needs_no_database_makes_no_file_in_the_state_directory(clone: Path, command: str) -> None:
+    """The build of an image runs collectstatic: a key that it made would be the key of everyone who has the image."""
+    status, _ = manage(command, *["--noinput"] * (command == "collectstatic"), folder=clone)
+
+    assert status == 0
+    assert not (clone / "state").exists()
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(clone: Path) -> None:
+    status, said = manage("check", folder=clone, STATE_DIR="/proc/no-folder")
+
+    assert status == 1
+    assert said.startswith("STATE_DIR: /proc/no-folder cannot be made: ")
+    assert "Traceback" not in said
 
 
 def test_an_ecr_registry_without_a_default_policy_and_a_region_that_nobody_knows_are_warned_of(tmp_path: Path) -> None:

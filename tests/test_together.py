@@ -683,6 +683,7 @@ WITHOUT = {
     "why": "writes nothing",
     "manage.py reconcile": "asks AWS: tests/access/test_audit.py",
     "manage.py worker": "works off what others asked for",
+    "manage.py web": "answers requests, which have lines of their own",
     "manage.py prune": "has many transactions, each with its line where records go: tests/test_retention.py",
     "manage.py events": "repositories have their own history",
 }

@@ -23,7 +23,7 @@ from tests.mutants.mutant import Mutant, Stale
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOT_COPIED = (".git", ".venv", ".cache", ".demo", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
-              "__pycache__", "node_modules", "db.sqlite3*", "secret_key*", ".env", "screens")  # fmt: skip
+              "__pycache__", "node_modules", "db.sqlite3*", "secret_key*", "state", ".env", "screens")  # fmt: skip
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, -1  # pytest's exit codes, and our own for a fixture that broke
 
 

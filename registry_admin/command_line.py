@@ -1,0 +1,43 @@
+"""The command `registry-admin`, which is `manage.py` in a checkout: Django's commands and ours.
+
+A command that cannot do its work ends with a sentence on standard error and status 1, or 130 after Ctrl-C. A traceback
+means a bug of this program, or `--traceback`.
+"""
+
+import os
+import platform
+import sys
+
+import django
+
+from registry_admin import VERSION
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
+    if sys.argv[1:2] in (["version"], ["--version"]):  # else Django prints its own version; it needs no settings
+        sys.stdout.write(
+            f"registry-admin {VERSION} (Python {platform.python_version()}, Django {django.get_version()})\n"
+        )
+        return
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+    from django.db import DatabaseError, InterfaceError
+
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:  # a setting without which Django cannot start; the sentence says which
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit(str(error))
+    except (DatabaseError, InterfaceError) as error:
+        from deployments.database import outage
+
+        found = outage(error)
+        if found is None or "--traceback" in sys.argv:
+            raise
+        sys.exit(found.sentence)
+    except BrokenPipeError:  # as of `registry-admin keys list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush fails too
+        sys.exit(1)
