@@ -38,11 +38,13 @@ from deployments.models import (
     VersionState,
 )
 from deployments.reconcile import change_feed, generation, image_states, processes, sweep_record, writes_pause
+from registry_admin import versions
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
     """All numbers. A number that is not known (no worker has run yet) is left out."""
     now = now or timezone.now()
+    yield Sample(name="build_info", help="What runs here, in the labels; the value is 1.", value=1, labels=versions())
     by_status = tally.by_status()
     for status in DeploymentStatus:
         yield Sample(name="deployments", help="Deployments by status.", value=by_status[status],

@@ -5,21 +5,16 @@ means a bug of this program, or `--traceback`.
 """
 
 import os
-import platform
 import sys
 
-import django
-
-from registry_admin import VERSION
+from registry_admin import versions
 
 
 def main() -> None:
     """Run the command that `sys.argv` names."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
     if sys.argv[1:2] in (["version"], ["--version"]):  # else Django prints its own version; it needs no settings
-        sys.stdout.write(
-            f"registry-admin {VERSION} (Python {platform.python_version()}, Django {django.get_version()})\n"
-        )
+        sys.stdout.write("registry-admin {version} (Python {python}, Django {django})\n".format(**versions()))
         return
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line

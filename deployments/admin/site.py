@@ -29,6 +29,7 @@ from deployments.admin.pages import may
 from deployments.errors import refusal
 from deployments.log import bind
 from deployments.models import Deployment, Repository
+from registry_admin import VERSION
 
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -83,6 +84,7 @@ class RegistryAdmin(admin.AdminSite):
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context = super().each_context(request)
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
+        context["program_version"] = VERSION
         context["can_mail"] = settings.MAIL_IS_CONFIGURED
         if context["has_permission"]:
             shell = dashboard.shell(request)

@@ -12,6 +12,7 @@ from ninja.openapi.schema import OpenAPISchema
 
 from deployments.api import deployments, errors, login, management, policy_versions, projects
 from deployments.api.bodies import StrictParser
+from registry_admin import VERSION
 
 
 class Api(NinjaAPI):
@@ -28,7 +29,7 @@ class Api(NinjaAPI):
 
 api = Api(
     title="Registry Admin",
-    version="1",
+    version=VERSION,  # of the program; the paths have the version of the API
     description=(
         'The server side of `trigger.dev deploy`. Every error is `{"error": sentence}`; if it is not retryable, it '
         "has the header `x-should-retry: false`. Retry after a 503, and after a 429 when the seconds in its "

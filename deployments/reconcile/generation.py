@@ -45,7 +45,7 @@ from deployments.models import (
 )
 from deployments.reconcile import policy_versions
 from deployments.reconcile.processes import SILENT_SECONDS
-from registry_admin import VERSION
+from registry_admin import VERSION, versions
 from registry_admin.compiled_queries import Compiled
 
 log = get_logger(__name__)
@@ -88,6 +88,7 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
     """
     global held
     configuration.require()
+    log.info("process.started", role=ProcessRole(role).value, **versions())
     by = f"{ProcessRole(role).label} process on {socket.gethostname()}"
     for _ in range(MAX_ACTIVATION_TRIES):
         try:
