@@ -46,6 +46,7 @@ from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.notify import channels
 from deployments.reconcile import (
     change_feed,
+    connection_count,
     desired,
     generation,
     policy_versions,
@@ -232,6 +233,7 @@ def _database() -> Iterator[ReportLine]:
             then=schema.NEXT_STEP if complaint else "",
         )
         if not complaint:
+            yield from _connections()
             yield from _stored_secrets()
             yield from _old_rows(settings.CONFIGURATION)
     offset = processes.clock_offset()
@@ -244,6 +246,23 @@ def _database() -> Iterator[ReportLine]:
         if connection.vendor == "postgresql"
         else "SQLite's clock is this host's.",
         then=CLOCK_NEXT if words else "",
+    )
+
+
+def _connections() -> Iterator[ReportLine]:
+    """Of the processes that run, with this environment's WEB_THREADS."""
+    if connection.vendor != "postgresql":
+        return
+    threads, counted = settings.CONFIGURATION.web_threads, connection_count.running()
+    short = connection_count.shortage(counted, threads=threads)
+    needed, words = connection_count.needed(counted, threads=threads), connection_count.words(counted, threads=threads)
+    by = "a pooler shares them" if connection_count.are_shared() else "the server accepts them"
+    yield ReportLine(
+        part="Database",
+        what="Connections",
+        level=Level.WARN if short else Level.OK,
+        says=short or f"At most {needed} ({words}); {by}.",
+        then=connection_count.NEXT_STEP if short else "",
     )
 
 

@@ -47,8 +47,8 @@ LIBPQ_OPTIONS = frozenset(
 #: Options of Django's PostgreSQL backend and of psycopg.
 _DRIVER_OPTIONS = frozenset({"assume_role", "isolation_level", "prepare_threshold"})
 _NUMBERS = {
-    "connect_timeout", "isolation_level", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
-    "prepare_threshold", "tcp_user_timeout",
+    "conn_max_age", "connect_timeout", "isolation_level", "keepalives", "keepalives_count", "keepalives_idle",
+    "keepalives_interval", "prepare_threshold", "tcp_user_timeout",
 }  # fmt: skip
 _OFF = ("0", "false", "no", "off")
 _WORDS = {
@@ -70,7 +70,7 @@ _OTHER_CLIENTS = frozenset(
         "binary_parameters", "default_query_exec_mode", "pool_max_conns", "pool_min_conns", "pool_max_conn_lifetime",
         "pool_max_conn_idle_time", "command_timeout", "max_overflow", "pool_recycle", "pool_size",
         "prepared_statement_cache_size", "checkout_timeout", "encoding", "pool", "prepared_statements",
-        "reaping_frequency", "timeout", "atomic_requests", "autocommit", "conn_health_checks", "conn_max_age",
+        "reaping_frequency", "timeout", "atomic_requests", "autocommit", "conn_health_checks",
     }
 )  # fmt: skip
 _SCHEMES: dict[str, Literal["postgresql", "sqlite"]] = {
@@ -90,7 +90,8 @@ class Database:
     host: str = ""  # several: comma-separated; a folder: of a Unix socket
     port: str = ""  # as `host`
     options: tuple[tuple[str, str | int], ...] = field(default=(), repr=False)  # of libpq, Django and psycopg
-    server_side_cursors: bool = True
+    server_side_cursors: bool = True  # False: a pooler gives each transaction another connection
+    conn_max_age: int | None = None  # seconds for which a thread keeps its connection; None: the default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +208,7 @@ def parse_database_url(text: str, warn: Warn) -> Database:
         host, _, name = name.rpartition("/")
     if not name:
         raise Malformed("The URL has no database name after the host.", f"{_DATABASE_HINT} {_ENCODE}")
-    options, cursors = _options(parts, warn)
+    options, cursors, age = _options(parts, warn)
     name = str(options.pop("dbname", name))  # as libpq and 0.1.0 read it
     taken = {key: str(options.pop(key)) for key in ("user", "password", "host", "port") if key in options}
     return Database(
@@ -219,6 +220,7 @@ def parse_database_url(text: str, warn: Warn) -> Database:
         port=port or taken.get("port", ""),
         options=tuple(options.items()),
         server_side_cursors=cursors,
+        conn_max_age=age,
     )
 
 
@@ -233,10 +235,10 @@ def _sqlite(parts: _Parts, warn: Warn) -> Database:
     return Database(engine="sqlite", name=unquote_plus(parts.path[1:]) or ":memory:")
 
 
-def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool]:
-    """(options of libpq, Django and psycopg; whether cursors on the server may be used)."""
+def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool, int | None]:
+    """(options of libpq, Django and psycopg; whether cursors on the server may be used; conn_max_age)."""
     options: dict[str, str | int] = {}
-    schemas, cursors = "", True
+    schemas, cursors, age = "", True, None
     # A name is shown only if it cannot belong to a password: the login ended before it, and the query has none.
     login_is_known = bool(parts.user or parts.password) or ":" not in parts.address
     may_be_named = login_is_known and not re.search(r"@|pass|secret|key", parts.query, re.IGNORECASE)
@@ -257,6 +259,8 @@ def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool]:
             )
         elif option == "disable_server_side_cursors":
             cursors = cursors and value.lower() in _OFF
+        elif option == "conn_max_age":
+            age = max(0, int(_value(option, value)))
         elif option == "server_side_binding":
             options.setdefault(option, value.lower() not in _OFF)
         elif option == "ssl" and value.lower() in ("true", "1", "require"):  # as libpq's own URLs: sslmode=require
@@ -281,7 +285,7 @@ def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool]:
     # A pooler may refuse `options` (PgBouncer before 1.20), and public is in the search path of a new database anyway.
     if schemas and (cursors or schemas != "public"):
         options["options"] = f"{options.get('options', '')} -c search_path={schemas}".strip()
-    return options, cursors
+    return options, cursors, age
 
 
 def _search_path(value: str) -> str:

@@ -97,7 +97,7 @@ def _database(given: Database | None) -> dict[str, object]:
         # Only cursors that bind on the server prepare: `registry_admin.postgresql`. A pooler between may not keep them.
         "OPTIONS": {"prepare_threshold": 5 if given.server_side_cursors else None, **dict(given.options)},
         "DISABLE_SERVER_SIDE_CURSORS": not given.server_side_cursors,
-        "CONN_MAX_AGE": 600,
+        "CONN_MAX_AGE": 600 if given.conn_max_age is None else given.conn_max_age,
         "CONN_HEALTH_CHECKS": True,
     }
 

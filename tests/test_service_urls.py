@@ -123,12 +123,18 @@ def test_the_schema_of_prisma_and_jdbc_becomes_the_search_path(query: str, optio
     assert database(f"postgres://u:pw@db:5432/app?{query}") == (postgresql(options=(("options", options),)), [])
 
 
-@pytest.mark.parametrize("option", ["connection_limit", "pool_timeout", "sslaccept", "conn_max_age"])
+@pytest.mark.parametrize("option", ["connection_limit", "pool_timeout", "sslaccept", "pool_size"])
 def test_an_option_of_another_client_is_ignored_with_a_warning_that_names_it(option: str) -> None:
     found, [warning] = database(f"postgres://u:pw@db:5432/app?{option}=10")
 
     assert found == postgresql()
     assert option in warning
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("0", 0), ("60", 60), ("-1", 0)])
+def test_how_long_a_thread_keeps_its_connection_can_be_set(given: str, seconds: int) -> None:
+    assert database(f"postgres://u:pw@db:5432/app?conn_max_age={given}") == (postgresql(conn_max_age=seconds), [])
+    assert "conn_max_age" in refused("postgres://u:pw@db:5432/app?conn_max_age=soon")
 
 
 def test_prismas_pgbouncer_switches_server_side_cursors_off_and_is_named() -> None:

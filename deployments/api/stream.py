@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from django.db import connections
+from django.db import connection, connections
 from django.http import StreamingHttpResponse
 
 from deployments import database, measure
@@ -74,6 +74,8 @@ def _events(
         events.put(last)
         events.put(None)
 
+    if connection.vendor == "postgresql" and not connection.in_atomic_block:
+        connection.close()  # this thread only waits: a finalize has one connection, as every request (docs/sizing.md)
     # Not a daemon thread: a web process that stops waits until a running finalize has ended.
     threading.Thread(target=request_context.run, args=(run,), name="finalize").start()
     yield event("ping", {})  # the first bytes at once, so that proxies forward the answer

@@ -12,7 +12,7 @@ from deployments.access.key_strength import refuse_weak_keys
 from deployments.aws.sqs import EventQueue
 from deployments.log import get_logger
 from deployments.models import ProcessRole
-from deployments.reconcile import change_events, generation, processes, targets
+from deployments.reconcile import change_events, connection_count, generation, processes, targets
 
 log = get_logger(__name__)
 
@@ -56,6 +56,7 @@ class Command(BaseCommand):
             access=found[0].config.access,
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
+        connection_count.warn(threads=configuration.web_threads, events=1)
         processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)
         log.info("events.started", queue=queue.url.rpartition("/")[2], says="Listening for changes. Stop with Ctrl-C.")
         change_events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments import tasks
 from deployments.access.key_strength import refuse_weak_keys
 from deployments.models import ProcessRole
-from deployments.reconcile import generation
+from deployments.reconcile import connection_count, generation
 from deployments.worker import Supervisor, WorkerRefused, unready
 
 
@@ -34,6 +34,7 @@ class Command(BaseCommand):
             return
         refuse_weak_keys(settings)
         generation.register(settings.CONFIGURATION, role=ProcessRole.WORKER)
+        connection_count.warn(threads=settings.CONFIGURATION.web_threads, worker=1)
         try:
             Supervisor().run()
         except WorkerRefused as refused:
