@@ -1,4 +1,4 @@
-"""README's snippets for nginx and Caddy, as they stand there, in front of gunicorn as shipped."""
+"""The files for nginx and Caddy in deploy/, as they are, in front of gunicorn as shipped."""
 
 from __future__ import annotations
 
@@ -25,17 +25,10 @@ from tests.support.cli import DIGEST, HASH
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parent.parent.parent
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NAME = "deploy.example.com"
 CLIENT = "127.0.0.2"  # the proxy itself has 127.0.0.1
 SLOW = 64
-
-
-def snippet(program: str) -> str:
-    """The block of code in README that follows the word."""
-    found = re.search(rf"{program}:\n\n((?:    [^\n]*\n|\n(?=    ))+)", (ROOT / "README.md").read_text())
-    assert found is not None
-    return re.sub(r"^    ", "", found[1], flags=re.MULTILINE)
 
 
 def changed(text: str, **changes: str) -> str:
@@ -46,10 +39,15 @@ def changed(text: str, **changes: str) -> str:
 
 
 def nginx(folder: Path, port: int, web: int) -> list[str]:
-    key = f"ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;"
     server = changed(
-        snippet("nginx"),
-        **{"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl; {key}", "127.0.0.1:8000": f"127.0.0.1:{web}"},
+        (DEPLOY / "nginx" / "registry-admin.conf").read_text(),
+        **{
+            "listen 80;": f"listen unix:{folder}/http;",
+            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            f"/etc/nginx/{NAME}.pem": f"{folder}/cert.pem",
+            f"/etc/nginx/{NAME}.key": f"{folder}/key.pem",
+            "127.0.0.1:8000": f"127.0.0.1:{web}",
+        },
     )
     user = "user root;" if Path.home() == Path("/root") else ""  # else the workers cannot read the test's folder
     paths = "".join(
@@ -63,21 +61,17 @@ def nginx(folder: Path, port: int, web: int) -> list[str]:
 
 
 def caddy(folder: Path, port: int, web: int) -> list[str]:
-    text = changed(
-        snippet("Caddy"),
-        **{
-            f"{NAME} {{": f"https://{NAME}:{port} {{\n    bind 127.0.0.1\n    tls {folder}/cert.pem {folder}/key.pem",
-            "127.0.0.1:8000": f"127.0.0.1:{web}",
-        },
-    )
-    assert text.startswith("{\n")
+    site = "{$SITE:deploy.example.com} {"
+    here = f"{site}\n    bind 127.0.0.1\n    tls {folder}/cert.pem {folder}/key.pem"
+    text = changed((DEPLOY / "caddy" / "Caddyfile").read_text(), **{site: here})
     shown = subprocess.run(["caddy", "version"], capture_output=True, text=True, timeout=20).stdout
     version = re.match(r"v?(\d+)\.(\d+)\.(\d+)", shown)
     assert version is not None, shown
     if tuple(map(int, version.groups())) < (2, 6, 4):
-        text = changed(text, **{"request_buffers 1MiB": "buffer_requests\n max_buffer_size 1MiB"})
-    (folder / "Caddyfile").write_text(text.replace("{\n", "{\n    admin off\n    auto_https off\n", 1))
-    return ["caddy", "run", "--config", f"{folder}/Caddyfile", "--adapter", "caddyfile"]
+        text = changed(text, **{"\n        request_buffers 1MiB": "\n buffer_requests\n max_buffer_size 1MiB"})
+    (folder / "Caddyfile").write_text(text.replace("\n{\n", "\n{\n    admin off\n    auto_https off\n", 1))
+    variables = [f"SITE=https://{NAME}:{port}", f"UPSTREAM=127.0.0.1:{web}"]
+    return ["env", *variables, "caddy", "run", "--config", f"{folder}/Caddyfile", "--adapter", "caddyfile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +156,7 @@ def report(size: int) -> bytes:
     return begin + b"x" * (size - len(begin) - 5) + b'"}]}}'
 
 
-def test_the_documented_proxy_passes_what_deploys_need_and_nothing_more(
+def test_the_shipped_proxy_file_passes_what_deploys_need_and_nothing_more(
     site: Site, installation: Installation, target: Target
 ) -> None:
     json_of_key = {"Content__Type": "application/json", "Authorization": f"Bearer {target.keys['prod']}"}
