@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker attack faults soak bench bench-policies screens clean
+.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker attack faults soak bench bench-policies image-check screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ bench: $(VENV)/.dev ## The goals of docs/performance.md, in ten minutes; PART=de
 
 bench-policies: $(VENV)/.dev ## Check the policy engine with 20,000 made-up pairs; ARGS=worst: what its worst cases take
 	$(PY) -m bench.policies $(or $(ARGS),judge)
+
+image-check: $(VENV)/.dev ## Build the image, run its processes confined and end them: as root on Debian, in minutes (BASE=…: another base image)
+	$(PY) -m tests.deploy.image
 
 screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
 	$(PY) docs/screens.py $(ARGS)

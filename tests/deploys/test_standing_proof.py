@@ -35,7 +35,7 @@ from tests.support.registry import calls, delete_repository
 from tests.support.sweeps import sweep_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
-RULES = Path(__file__).resolve().parent.parent.parent / "docs" / "change-events.md"
+TERRAFORM = Path(__file__).resolve().parents[2] / "deploy" / "terraform"
 CURRENT = "/api/v1/deployments/current"
 
 
@@ -380,14 +380,14 @@ def test_a_registry_policy_that_denies_the_consumer_is_known_within_five_seconds
 
 
 @pytest.mark.costly
-def test_the_rules_of_the_documentation_let_every_event_pass_that_is_handled(
+def test_the_rules_in_terraform_let_every_event_pass_that_is_handled(
     versions: list[Deployment], sandbox: Sandbox
 ) -> None:
     sqs, events = sandbox.client("sqs"), sandbox.client("events")
     url = sqs.create_queue(QueueName="by-rules")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    patterns = [json.loads(each) for each in re.findall(r"```json\n(.+?)```", RULES.read_text(), re.DOTALL)]
-    [state] = re.findall(r'state += "(\w+)"', RULES.read_text())
+    patterns = [json.loads((TERRAFORM / f"{each}-events.json").read_text()) for each in ("change", "image")]
+    [state] = re.findall(r'state += "(\w+)"', (TERRAFORM / "events.tf").read_text())
     for number, pattern in enumerate(patterns):
         events.put_rule(Name=f"rule-{number}", EventPattern=json.dumps(pattern), State=state)
         events.put_targets(Rule=f"rule-{number}", Targets=[{"Id": "queue", "Arn": arn}])
