@@ -172,6 +172,18 @@ def test_systemd_finds_nothing_wrong_in_the_units_and_they_are_confined(units: P
     run("systemd-analyze", "security", "--offline=yes", "--threshold=20", *services, SYSTEMD_UNIT_PATH=there)
 
 
+def test_a_command_of_an_operator_gets_the_settings_and_the_user_of_the_units() -> None:
+    script, common = (
+        (DEPLOY / "systemd" / name).read_text() for name in ("registry-admin", "registry-admin-.service.d/common.conf")
+    )
+
+    for line in re.findall(r"^((?:User|UMask|LoadCredential)=.+)$", common, re.MULTILINE):
+        assert f"--property={line}" in script
+    [state] = re.findall(r"\bSTATE_DIR=\S+", common)
+    assert f"--setenv={state} " in script
+    run("sh", "-n", str(DEPLOY / "systemd" / "registry-admin"))
+
+
 @needs("systemd-sysusers")
 def test_the_user_of_the_units_is_made_as_their_files_say(tmp_path: Path) -> None:
     said = run(
