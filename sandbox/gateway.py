@@ -14,6 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl
@@ -336,7 +337,8 @@ def _repository(params: Mapping[str, Any]) -> str:
 
 
 def _answered(call: Call, result: Mapping[str, Any]) -> Response:
-    headers = {"x-amzn-RequestId": call.request_id}
+    # Real time, like the times of the signatures: clients compare their clock with AWS's by this header.
+    headers = {"x-amzn-RequestId": call.request_id, "Date": formatdate(usegmt=True)}
     if call.service not in NAMESPACES:
         kind = "application/x-amz-json-1.0" if call.service == "sqs" else "application/x-amz-json-1.1"
         return Response(200, json.dumps(result).encode(), {"Content-Type": kind, **headers})
