@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker attack faults soak bench bench-policies image-check screens clean
+.PHONY: help demo dev test fast walks conformance mutants format lint requirements audit run worker attack faults soak bench bench-policies image-check screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ fast: $(VENV)/.dev ## The fast tests on SQLite only, without the tables of many 
 walks: $(VENV)/.dev ## Through how many of our modules do a deploy, a finalize and a sweep go? CONTRIBUTING has the figures
 	@$(PY) -m tests.walks
 
+conformance: $(VENV)/.sandbox ## Does the sandbox do what we assume of AWS? ARGS='--live ACCOUNT_ID': does AWS, in an account of yours?
+	@$(PY) -m $(if $(findstring --live,$(ARGS))$(findstring --clean,$(ARGS)),,tests.)conformance $(ARGS)
+
 mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/access/keys.py)
 	@$(PY) -m tests.mutants $(ARGS)
 
@@ -69,7 +72,7 @@ lint: $(VENV)/.dev ## ruff, djhtml, mypy --strict, the layers of imports, Django
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/djhtml --check --tabwidth 2 templates
-	$(VENV)/bin/mypy deployments registry_admin sandbox tests
+	$(VENV)/bin/mypy deployments registry_admin sandbox conformance tests
 	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
 	$(PY) manage.py check --fail-level WARNING
 	env -i $$(cat tests/production.env) ENV_FILE=/dev/null DATABASE_URL=sqlite:///:memory: \

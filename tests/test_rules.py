@@ -83,7 +83,7 @@ def test_no_migration_is_missing() -> None:
 def test_no_private_word_comes_back_into_the_code(words: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in sources("deployments", "registry_admin", "sandbox")
+        for path in sources("deployments", "registry_admin", "sandbox", "conformance")
         if path.parent.name != "migrations"
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if re.search(rf"\b({words})\b", line, re.IGNORECASE)
