@@ -288,7 +288,7 @@ def main(given: Sequence[str] | None = None, wait: Callable[[float], None] = tim
             print(document.text(), end="")
             return 0
         return clean(options) if options.clean else live(options, wait)
-    except Stop as why:
+    except (Stop, ClientError, BotoCoreError, OSError) as why:
         print(why, file=sys.stderr)
         return 2
 

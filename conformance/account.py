@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from conformance.assumptions import Assumption, Differs, NotRun
-from conformance.journal import MARK, Journal, code_of
+from conformance.journal import MARK, Journal, code_of, sid
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -181,7 +181,7 @@ class Account:
     def put_registry_policy(self, statement: Json) -> Json:
         """Give the registry a policy with this one statement. Returns ECR's answer."""
         self._change_registry("registry_policy", self.short)
-        return dict(self.ecr.put_registry_policy(policyText=document({**statement, "Sid": self.short})))
+        return dict(self.ecr.put_registry_policy(policyText=document({**statement, "Sid": sid(self.short)})))
 
     def exclude(self, role: str) -> None:
         """Register a role of this run as a pull time exclusion."""

@@ -67,7 +67,7 @@ def assumed(name: str, source: str, *used: str, makes: str = "repository", **mor
             "service": probe.__module__.rpartition(".")[2],
             "sentence": " ".join((probe.__doc__ or "").split()),
             "source": _source(source),
-            "used": tuple(map(_place, used)),
+            "used": tuple(_place(each) for text in used for each in text.split("; ")),
             "probe": None if "cannot" in more else probe,
             "makes": tuple(makes.split()),
         }

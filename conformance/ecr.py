@@ -31,7 +31,7 @@ def repository_visible(aws: Account) -> None:
     aws.ecr.get_repository_policy(**on(name))
 
 
-@assumed("repository-missing", "api:GetRepositoryPolicy", "aws/ecr.py _MISSING", "pull_failures.py _NAMED", makes="")
+@assumed("repository-missing", "api:GetRepositoryPolicy", "aws/ecr.py _MISSING; pull_failures.py _NAMED", makes="")
 def repository_missing(aws: Account) -> None:
     """A read of a missing repository is RepositoryNotFoundException, whose message names it and the registry's id."""
     name, missing = aws.name, "RepositoryNotFoundException"
@@ -69,22 +69,24 @@ def repository_pages(aws: Account) -> None:
     expect(len(both) == len(set(both)) > 1, f"{len(both)} names, {len(set(both))} of them different")
 
 
-@assumed("repository-shown", "api:Repository", "aws/ecr.py _listed", "reconcile/repositories.py AWS_CLOCK_SKEW")
+@assumed("repository-shown", "api:Repository", "aws/ecr.py _listed; reconcile/repositories.py AWS_CLOCK_SKEW")
 def repository_shown(aws: Account) -> None:
-    """createdAt is AWS's time of the creation, within 60 seconds of a clock that is set, and stays; without other
-    wishes a repository is shown as MUTABLE, and as AES256 without a key.
+    """createdAt is AWS's time of the creation, within 60 seconds of a clock that is set, and stays. The URI has the
+    host ACCOUNT.dkr.ecr.REGION. Without other wishes a repository is MUTABLE, and AES256 without a key.
     """
     before, skew = datetime.now(UTC), timedelta(seconds=60)
     name = aws.repository()
     found = aws.describe(name)
     encryption, at = found["encryptionConfiguration"], found["createdAt"]
+    host, _, path = found["repositoryUri"].partition("/")
+    expect(host.startswith(f"{aws.account}.dkr.ecr.{aws.region}.") and path == name, found["repositoryUri"])
     expect(before - skew <= at <= datetime.now(UTC) + skew, f"createdAt {at}, and here it was {before}")
     expect(aws.describe(name)["createdAt"] == at, "another createdAt at the second look")
     plain = encryption["encryptionType"] == "AES256" and "kmsKey" not in encryption
     expect(plain and found["imageTagMutability"] == "MUTABLE", shown(found))
 
 
-@assumed("tag-mutability", "api:PutImageTagMutability", "aws/ecr.py put_mutability", "sandbox/ecr.py _mutability")
+@assumed("tag-mutability", "api:PutImageTagMutability", "aws/ecr.py put_mutability; sandbox/ecr.py _mutability")
 def tag_mutability(aws: Account) -> None:
     """IMMUTABLE_WITH_EXCLUSION comes back with its filters; it is InvalidParameterException without a filter, and with
     three wildcards in one.
@@ -103,7 +105,7 @@ def tag_mutability(aws: Account) -> None:
     aws.refused("InvalidParameterException", lambda: put(**changed, **filters("*a*b*")))
 
 
-@assumed("aws-tags", "api:TagResource", "aws/ecr.py put_tags", "ecr_rules.py reserved")
+@assumed("aws-tags", "api:TagResource", "aws/ecr.py put_tags; ecr_rules.py reserved")
 def aws_tags(aws: Account) -> None:
     """TagResource adds to the tags of the creation; a key that begins with aws: is InvalidTagParameterException, and
     more than 50 tags are TooManyTagsException.

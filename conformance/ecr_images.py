@@ -23,10 +23,13 @@ def image_missing(aws: Account) -> None:
 
 @assumed("manifest-missing", "api:ImageFailure", "aws/ecr.py manifests")
 def manifest_missing(aws: Account) -> None:
-    """BatchGetImage answers for a missing digest or tag with a failure ImageNotFound, and is no error."""
-    name = aws.repository()
-    answer = aws.ecr.batch_get_image(**on(name), imageIds=[{"imageTag": "none"}, {"imageDigest": NOBODY}])
-    expect([each["failureCode"] for each in answer["failures"]] == ["ImageNotFound"] * 2, shown(answer))
+    """BatchGetImage answers for a missing tag or digest with a failure ImageNotFound, and for a text that is no digest
+    with InvalidImageDigest; the call is no error.
+    """
+    ids = [{"imageTag": "none"}, {"imageDigest": NOBODY}, {"imageDigest": "sha256:none"}]
+    answer = aws.ecr.batch_get_image(**on(aws.repository()), imageIds=ids)
+    codes = sorted(each["failureCode"] for each in answer["failures"])
+    expect(codes == ["ImageNotFound", "ImageNotFound", "InvalidImageDigest"], shown(answer))
 
 
 @assumed("manifest-unchanged", "api:Image", "deploys/image_proof.py manifests")
@@ -54,10 +57,7 @@ def layer_url(aws: Account) -> None:
 
 
 @assumed(
-    "immutable-tag",
-    "guide:image-tag-mutability",
-    "sandbox/store.py tag_exists",
-    "aws/probes.py IMMUTABLE_WITH_EXCLUSION",
+    "immutable-tag", "guide:image-tag-mutability", "sandbox/store.py tag_exists; aws/probes.py IMMUTABLE_WITH_EXCLUSION"
 )
 def immutable_tag(aws: Account) -> None:
     """An immutable tag is not moved (ImageTagAlreadyExistsException), the same image again is
@@ -76,8 +76,7 @@ def immutable_tag(aws: Account) -> None:
 @assumed(
     "index-and-referrer",
     "api:ImageDetail",
-    "aws/values.py of an index that of its largest image",
-    "sandbox/store.py size_of",
+    "aws/values.py of an index that of its largest image; sandbox/store.py size_of",
 )
 def index_and_referrer(aws: Account) -> None:
     """The size of an index is that of its largest image, its image is not deleted before it
@@ -107,9 +106,7 @@ def index_and_referrer(aws: Account) -> None:
 @assumed(
     "archived-image",
     "guide:archive-image; the failure code of BatchGetImage is not documented",
-    "deploys/image_proof.py _INACCESSIBLE",
-    "sandbox/ecr_images.py ImageInaccessible",
-    "sandbox/registry.py pullable",
+    "deploys/image_proof.py _INACCESSIBLE; sandbox/ecr_images.py ImageInaccessible; sandbox/registry.py pullable",
 )
 def archived_image(aws: Account) -> None:
     """An archived image has the status ARCHIVED, is in a list only with the filter imageStatus, is described by its id
@@ -139,8 +136,7 @@ def archived_image(aws: Account) -> None:
 @assumed(
     "restore-time",
     "guide:archive_restore_image",
-    "sandbox/store.py RESTORE_SECONDS",
-    "aws/ecr.py restore_image",
+    "sandbox/store.py RESTORE_SECONDS; aws/ecr.py restore_image",
     minutes=21,
 )
 def restore_time(aws: Account) -> None:
@@ -159,8 +155,7 @@ def restore_time(aws: Account) -> None:
 @assumed(
     "what-is-a-pull",
     "seen:aws/containers-roadmap/issues/2390; guide:pull-time-update-exclusions",
-    "aws/ecr.py as BatchGetImage does",
-    "sandbox/ecr_registry.py record_pull",
+    "aws/ecr.py as BatchGetImage does; sandbox/ecr_registry.py record_pull",
     minutes=20,
 )
 def what_is_a_pull(aws: Account) -> None:
@@ -182,8 +177,7 @@ def what_is_a_pull(aws: Account) -> None:
 @assumed(
     "excluded-is-no-pull",
     "guide:pull-time-update-exclusions",
-    "doctor.py RegisterPullTimeUpdateExclusion",
-    "sandbox/ecr_registry.py quiet",
+    "doctor.py RegisterPullTimeUpdateExclusion; sandbox/ecr_registry.py quiet",
     makes="repository role exclusion",
     minutes=15,
     registry_wide=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 from conformance.account import MANIFEST, Account, Answer, Clients, document, on, shown
 from conformance.assumptions import NotRun, assumed, expect
@@ -29,20 +30,20 @@ def manifest(aws: Account, log_in: tuple[str, str], reference: str, name: str = 
 
 @assumed("log-in-twelve-hours", "api:AuthorizationData", "aws/ecr.py authorization", makes="")
 def log_in_twelve_hours(aws: Account) -> None:
-    """A log-in is for the user AWS, ends after twelve hours, and its proxyEndpoint is the address of the registry."""
+    """A log-in is for the user AWS, ends after twelve hours, and its proxyEndpoint is an address without a path."""
     answer = aws.ecr.get_authorization_token(registryIds=[aws.account])["authorizationData"]
     user, _, password = base64.b64decode(answer[0]["authorizationToken"]).decode().partition(":")
     left = answer[0]["expiresAt"] - datetime.now(UTC)
     expect(len(answer) == 1 and user == "AWS" and password, f"{len(answer)} log-ins, for the user {user}")
     expect(abs(left - timedelta(hours=12)) < timedelta(minutes=5), f"a log-in that ends in {left}")
-    expect(answer[0]["proxyEndpoint"].startswith("http"), answer[0]["proxyEndpoint"])
+    url = urlsplit(answer[0]["proxyEndpoint"])
+    expect(url.scheme.startswith("http") and url.netloc and not url.path, answer[0]["proxyEndpoint"])
 
 
 @assumed(
     "registry-not-found",
     "seen:aws-actions/amazon-ecr-login/issues/166",
-    "sandbox/registry.py NAME_UNKNOWN",
-    "pull_failures.py manifest unknown",
+    "sandbox/registry.py NAME_UNKNOWN; pull_failures.py manifest unknown",
 )
 def registry_not_found(aws: Account) -> None:
     """A pull from a missing repository is 404 NAME_UNKNOWN, of a missing image 404 MANIFEST_UNKNOWN “Requested image
@@ -59,8 +60,7 @@ def registry_not_found(aws: Account) -> None:
 @assumed(
     "registry-log-in-missing",
     "guide:registry_auth; the status is not documented",
-    "sandbox/registry.py UNAUTHORIZED",
-    "pull_failures.py 401 Unauthorized",
+    "sandbox/registry.py UNAUTHORIZED; pull_failures.py 401 Unauthorized",
     makes="",
 )
 def registry_log_in_missing(aws: Account) -> None:
@@ -99,8 +99,7 @@ def registry_blob(aws: Account) -> None:
 @assumed(
     "registry-mount",
     "guide:blob-mounting",
-    "sandbox/registry.py BLOB_MOUNTING",
-    "deploys/push_credentials.py mount of a layer",
+    "sandbox/registry.py BLOB_MOUNTING; deploys/push_credentials.py mount of a layer",
     makes="repository-source repository-target",
 )
 def registry_mount(aws: Account) -> None:
@@ -160,8 +159,7 @@ def narrow(aws: Account, *names: str) -> Clients:
 @assumed(
     "narrow-log-in",
     "iam:access_policies; api:GetAuthorizationToken",
-    "deploys/push_credentials.py session_policy",
-    "sandbox/registry.py authenticate",
+    "deploys/push_credentials.py session_policy; sandbox/registry.py authenticate",
     makes="repository repository-other role",
 )
 def narrow_log_in(aws: Account) -> None:

@@ -22,8 +22,7 @@ def no_registry_policy(aws: Account) -> None:
 @assumed(
     "registry-settings",
     "guide:registry-permissions-account-settings; api:GetAccountSetting",
-    "policy/effective.py scope",
-    "sandbox/ecr_registry.py SETTINGS",
+    "policy/effective.py scope; sandbox/ecr_registry.py SETTINGS",
     makes="",
 )
 def registry_settings(aws: Account) -> None:
@@ -47,8 +46,7 @@ def pulls(aws: Account) -> Any:
 @assumed(
     "registry-policy-denies",
     "guide:registry-permissions-create; iam:reference_policies_evaluation-logic",
-    "policy/effective.py a Deny in either one wins",
-    "pull_failures.py explicit deny in a resource-based policy",
+    "policy/effective.py a Deny in either one wins; pull_failures.py explicit deny in a resource-based policy",
     makes="repository registry_policy",
     registry_wide=True,
 )
@@ -78,8 +76,7 @@ def registry_policy_denies(aws: Account) -> None:
 @assumed(
     "repository-policy-denies",
     "iam:troubleshoot_access-denied",
-    "pull_failures.py explicit deny in a resource-based policy",
-    "sandbox/policy.py explicit deny",
+    "pull_failures.py explicit deny in a resource-based policy; sandbox/policy.py explicit deny",
 )
 def repository_policy_denies(aws: Account) -> None:
     """A Deny in the repository policy is AccessDeniedException “with an explicit deny in a resource-based policy”."""

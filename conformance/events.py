@@ -25,7 +25,7 @@ def wanted(aws: Account, names: set[str], seconds: int) -> dict[str, Json]:
 
 @assumed(
     "trail-events",
-    "guide:logging-using-cloudtrail; docs:eventbridge/latest/userguide/eb-service-event-cloudtrail",
+    "guide:logging-using-cloudtrail; docs:eventbridge/latest/userguide/eb-service-event-cloudtrail-management",
     "reconcile/change_events.py requestParameters",
     "reconcile/change_feed.py GetRegistryPolicy",
     "sandbox/events.py ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS",
@@ -62,8 +62,7 @@ def trail_events(aws: Account) -> None:
 @assumed(
     "image-events",
     "guide:ecr-eventbridge",
-    "reconcile/change_events.py _image_action",
-    "sandbox/image_events.py pushed",
+    "reconcile/change_events.py _image_action; sandbox/image_events.py pushed",
     makes="repository queue rule",
     minutes=5,
 )

@@ -129,7 +129,15 @@ def _repository(clients: Clients, entry: Entry, run: Mapping[str, str]) -> str:
         return ABSENT
     if {"Key": MARK, "Value": run["prefix"]} not in tags["tags"]:
         return "it does not have the tag of the run, so it is not deleted"
-    _or_absent(missing, lambda: ecr.delete_repository(repositoryName=name, force=True))
+    try:
+        _or_absent(missing, lambda: ecr.delete_repository(repositoryName=name, force=True))
+    except ClientError:
+        # An image that is archived for less than 90 days goes only by its digest (User Guide, “Archiving an image”).
+        images = ecr.list_images(repositoryName=name, filter={"imageStatus": "ANY"})["imageIds"]
+        if not images:
+            raise
+        ecr.batch_delete_image(repositoryName=name, imageIds=images)
+        ecr.delete_repository(repositoryName=name, force=True)
     return DELETED
 
 
@@ -169,6 +177,11 @@ def _rule(clients: Clients, entry: Entry, run: Mapping[str, str]) -> str:
     return DELETED
 
 
+def sid(name: str) -> str:
+    """A name as a Sid, which has letters and digits only (IAM User Guide, “IAM JSON policy elements: Sid”)."""
+    return "".join(filter(str.isalnum, name))
+
+
 def _registry_policy(clients: Clients, entry: Entry, run: Mapping[str, str]) -> str:
     """Delete the registry's own policy, if it is the one of this run: each Sid has the name of the run."""
     ecr, missing = clients("ecr"), ("RegistryPolicyNotFoundException",)
@@ -177,7 +190,7 @@ def _registry_policy(clients: Clients, entry: Entry, run: Mapping[str, str]) -> 
         return ABSENT
     statements = json.loads(found["policyText"])["Statement"]
     statements = statements if isinstance(statements, list) else [statements]
-    if any(each.get("Sid") != entry["name"] for each in statements):
+    if any(each.get("Sid") != sid(entry["name"]) for each in statements):
         return "the registry has another policy by now, so it is not deleted"
     _or_absent(missing, ecr.delete_registry_policy)
     return DELETED

@@ -27,8 +27,7 @@ def caller_identity(aws: Account) -> None:
 @assumed(
     "role-refused",
     "iam:id_roles_create_for-user_externalid",
-    "catalogue.py AWS does not say",
-    "sandbox/sts.py missing role",
+    "catalogue.py AWS does not say; sandbox/sts.py missing role",
     makes="role",
 )
 def role_refused(aws: Account) -> None:
@@ -48,8 +47,7 @@ def role_refused(aws: Account) -> None:
 @assumed(
     "session-limits",
     "sts:AssumeRole",
-    "deploys/push_credentials.py SHORTEST_SESSION_SECONDS",
-    "deploys/push_credentials.py SESSION_SECONDS",
+    "deploys/push_credentials.py SHORTEST_SESSION_SECONDS; deploys/push_credentials.py SESSION_SECONDS",
     makes="role",
 )
 def session_limits(aws: Account) -> None:
@@ -74,13 +72,12 @@ def session_limits(aws: Account) -> None:
 @assumed(
     "packed-policy",
     "sts:AssumeRole; the limit of the packed form is not documented",
-    "deploys/push_credentials.py PackedPolicyTooLarge",
-    "sandbox/sts.py PACKED_BYTES",
+    "deploys/push_credentials.py PackedPolicyTooLarge; sandbox/sts.py PACKED_BYTES",
     makes="role",
 )
 def packed_policy(aws: Account) -> None:
-    """A short session policy has a PackedPolicySize; one of 2,048 characters with random names is PackedPolicyTooLarge;
-    one of more characters is a ValidationError.
+    """A short session policy has a PackedPolicySize. One that names 18 random repositories, in less than 2,048
+    characters, is PackedPolicyTooLarge. One of more characters is a ValidationError.
     """
     role = aws.role("ecr:BatchGetImage")
     aws.assume(role)
@@ -101,8 +98,7 @@ def packed_policy(aws: Account) -> None:
 @assumed(
     "federation-needs-user",
     "sts:GetFederationToken",
-    "deploys/push_credentials.py ecr.federate",
-    "sandbox/sts.py _only_for_users",
+    "deploys/push_credentials.py ecr.federate; sandbox/sts.py _only_for_users",
     makes="role",
 )
 def federation_needs_user(aws: Account) -> None:
@@ -127,8 +123,7 @@ def federated_session(aws: Account) -> None:
 @assumed(
     "bad-credentials",
     "docs:STS/latest/APIReference/CommonErrors",
-    "catalogue.py UnrecognizedClientException",
-    "sandbox/iam.py InvalidClientTokenId",
+    "catalogue.py UnrecognizedClientException; sandbox/iam.py InvalidClientTokenId",
     makes="role",
 )
 def bad_credentials(aws: Account) -> None:

@@ -23,8 +23,7 @@ unprobed(
     "quotas",
     "Beyond the quotas (100,000 repositories in a region, 100,000 images in one) ECR says LimitExceededException.",
     "guide:service-quotas",
-    "catalogue.py LimitExceededException",
-    "sandbox/store.py MAX_REPOSITORIES",
+    "catalogue.py LimitExceededException; sandbox/store.py MAX_REPOSITORIES",
     why="100,000 repositories would have to be made",
 )
 unprobed(
@@ -94,8 +93,7 @@ unprobed(
     "registry-policy-scope",
     "With the scope V1, a registry policy counts for ReplicateImage, BatchImportUpstreamImage and CreateRepository.",
     "guide:registry-permissions-create",
-    "policy/effective.py V1",
-    "sandbox/ecr_registry.py V1_ACTIONS",
+    "policy/effective.py V1; sandbox/ecr_registry.py V1_ACTIONS",
     why="AWS advises against a return to V1, and does not say that every registry can leave it again",
 )
 unprobed(
@@ -123,8 +121,7 @@ unprobed(
     "policy-execution-event",
     "The run of a lifecycle policy is an event PolicyExecutionEvent with the digests of its images.",
     "guide:logging-using-cloudtrail",
-    "reconcile/change_events.py PolicyExecutionEvent",
-    "sandbox/ecr_lifecycle.py PolicyExecutionEvent",
+    "reconcile/change_events.py PolicyExecutionEvent; sandbox/ecr_lifecycle.py PolicyExecutionEvent",
     why="a lifecycle policy runs within a day",
 )
 unprobed(

@@ -16,6 +16,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+_ASSUMED = "conformance/test_conformance.py::"
 _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
@@ -6225,6 +6226,48 @@ MUTANTS: tuple[Mutant, ...] = (
             '"django.request": {"level": "CRITICAL", "propagate": False},',
             "",
             "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
+        ),
+    ),
+    *_in(
+        "conformance/journal.py",
+        (
+            "_repository",
+            'if {"Key": MARK, "Value": run["prefix"]} not in tags["tags"]:',
+            "if False:",
+            _ASSUMED + "test_a_name_of_the_journal_that_somebody_else_uses_by_now_is_not_deleted",
+        ),
+        (
+            "_registry_policy",
+            'if any(each.get("Sid") != sid(entry["name"]) for each in statements):',
+            "if False:",
+            _ASSUMED + "test_a_registry_policy_that_somebody_has_put_since_stays",
+        ),
+    ),
+    *_in(
+        "conformance/__main__.py",
+        (
+            "connect",
+            'if caller["Account"] != account:',
+            "if False:",
+            _ASSUMED + "test_a_caller_of_another_account_is_refused_before_any_other_call",
+        ),
+        (
+            "live",
+            "if options.registry_wide and (found := registry_has(clients)):",
+            'if found := "":',
+            _ASSUMED + "test_a_registry_with_settings_of_its_own_is_not_changed",
+        ),
+        (
+            "deleting",
+            "problems += journal.undo(clients)",
+            "pass",
+            _ASSUMED + "test_a_signal_ends_the_run_and_puts_all_back",
+        ),
+        (
+            "run",
+            "return Result(assumption, NOT_SEEN if unseen else DIFFERS, said)",
+            "return Result(assumption, AS_ASSUMED, said)",
+            _ASSUMED + "test_what_aws_does_not_show_is_not_seen_and_never_as_assumed",
         ),
     ),
 )
