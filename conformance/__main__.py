@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -70,9 +71,14 @@ def run(assumption: Assumption, account: Account) -> Result:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         unseen = status >= 500 or any(word in code_of(error) for word in UNSEEN)
         return Result(assumption, NOT_SEEN if unseen else DIFFERS, said)
-    except (BotoCoreError, OSError) as error:
+    except (BotoCoreError, HTTPException, OSError) as error:
         return Result(assumption, NOT_SEEN, f"{type(error).__name__}: {error}")
-    except (LookupError, TypeError, ValueError) as error:  # an answer of another form than the probe reads
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # an answer of another form than the probe reads
         return Result(assumption, DIFFERS, f"AWS answered in another form: {type(error).__name__}: {error}")
     return Result(assumption, AS_ASSUMED)
 
@@ -144,7 +150,7 @@ def announce(to_run: list[Assumption], clients: Clients, caller: str, journal: P
     print(f"{len(probes)} probes, about {len(probes) * CALLS} calls, up to {minutes} minutes.")
     print("Estimated cost: less than 0.01 USD, for some kilobytes of storage and some requests to SQS. AWS charges")
     print("nothing for calls of ECR, STS and IAM. The bytes of an archived image count for 90 days.")
-    print("Created, and deleted at the end:")
+    print("Created, and deleted again:")
     for each in probes:
         for kind, name in each.names(prefix):
             print(f"  {kind} {name}" + "  CHANGES THE REGISTRY" * (kind in ("registry_policy", "exclusion", "setting")))
@@ -197,6 +203,7 @@ def clean_before(options: argparse.Namespace, clients: Clients, account: str) ->
             continue
         if (journal.run["account"], journal.run["region"]) != (account, clients.region):
             print(f"A run in another account or region, for --clean: {path}")
+            journal.close()
             continue
         print(f"An earlier run has left: {', '.join(each['name'] for each in journal.left()) or 'nothing'} ({path})")
         confirm(options, "Delete it?")

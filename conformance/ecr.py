@@ -7,6 +7,7 @@ from typing import Any
 
 from conformance.account import Account, allow, document, on, shown
 from conformance.assumptions import assumed, expect
+from conformance.ecr_policies import lifecycle
 
 
 @assumed("repository-exists", "api:CreateRepository", "aws/ecr.py _existed")
@@ -53,6 +54,9 @@ def write_to_missing(aws: Account) -> None:
     aws.refused(missing, lambda: ecr.put_image_tag_mutability(**on_it, imageTagMutability="IMMUTABLE"))
     aws.refused(missing, lambda: ecr.set_repository_policy(**on_it, policyText=policy))
     aws.refused(missing, lambda: ecr.tag_resource(resourceArn=aws.arn, tags=tags))
+    rules = {"lifecyclePolicyText": lifecycle()}
+    aws.refused(missing, lambda: ecr.put_lifecycle_policy(**on_it, **rules))
+    aws.refused(missing, lambda: ecr.start_lifecycle_policy_preview(**on_it, **rules))
 
 
 @assumed(

@@ -133,6 +133,18 @@ def archived_image(aws: Account) -> None:
     aws.refused("ImageStorageClassUpdateNotSupportedException", lambda: ecr.update_image_storage_class(**again))
 
 
+@assumed("push-restores", "guide:archive-image", "sandbox/store.py a push restores an archived image at once")
+def push_restores(aws: Account) -> None:
+    """A push of an archived image restores it: it is ACTIVE at once."""
+    name = aws.repository()
+    digest = aws.push(name, "v1")
+    move = {"imageId": {"imageDigest": digest}, "targetStorageClass": "ARCHIVE"}
+    aws.ecr.update_image_storage_class(**on(name), **move)
+    aws.push(name, "v1")
+    status = aws.image(name, digest)["imageStatus"]
+    expect(status == "ACTIVE", status)
+
+
 @assumed(
     "restore-time",
     "guide:archive_restore_image",

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from conformance.account import MANIFEST, Account, Answer, Clients, document, on, shown
+from conformance.account import LAYER, MANIFEST, Account, Answer, Clients, document, on, shown
 from conformance.assumptions import NotRun, assumed, expect
 
 PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability")
@@ -78,6 +78,24 @@ def registry_immutable_tag(aws: Account) -> None:
     body = manifest(aws, log_in, "v1").body
     saw = error(aws.ask(log_in, "PUT", f"{name}/manifests/v1", body, **{"Content-Type": MANIFEST}))
     expect(saw[:2] == (400, "TAG_INVALID"), saw)
+
+
+@assumed(
+    "registry-refuses",
+    "seen:oras-project/oras-py/issues/54; seen:google/go-containerregistry/issues/681; the 404 is not documented",
+    "sandbox/registry.py BLOB_UPLOAD_UNKNOWN; sandbox/registry.py MAX_TAGS_IN_A_PAGE",
+)
+def registry_refuses(aws: Account) -> None:
+    """The registry refuses a manifest whose layer is missing with 404 BLOB_UPLOAD_UNKNOWN, and a list of more than
+    1,000 tags with 405 UNSUPPORTED.
+    """
+    name, log_in = aws.repository(), aws.log_in()
+    missing = {"mediaType": LAYER, "digest": "sha256:" + 64 * "0", "size": 1}
+    body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": missing, "layers": [missing]}).encode()
+    saw = error(aws.ask(log_in, "PUT", f"{name}/manifests/v1", body, **{"Content-Type": MANIFEST}))
+    expect(saw[:2] == (404, "BLOB_UPLOAD_UNKNOWN"), saw)
+    saw = error(aws.ask(log_in, "GET", f"{name}/tags/list?n=1001"))
+    expect(saw[:2] == (405, "UNSUPPORTED"), saw)
 
 
 @assumed(

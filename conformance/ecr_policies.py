@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conformance.account import PROPAGATION_SECONDS, Account, Json, allow, document, on, shown
-from conformance.assumptions import NotRun, assumed, expect
+from conformance.account import MANIFEST, PROPAGATION_SECONDS, Account, Json, allow, document, on, shown
+from conformance.assumptions import Differs, NotRun, assumed, expect
 
 
 def put(aws: Account, name: str, text: str) -> Json:
@@ -257,6 +257,19 @@ def lifecycle_archives(aws: Account) -> None:
     )
 
 
+def preview(aws: Account, **request: object) -> Json:
+    """The complete preview of this probe's repository."""
+
+    def complete() -> Json | None:
+        answer = aws.ecr.get_lifecycle_policy_preview(**on(aws.name), **request)
+        return answer if answer["status"] == "COMPLETE" else None
+
+    found = aws.until(complete, seconds=120)
+    if found is None:
+        raise Differs("A preview is not complete after two minutes")
+    return found
+
+
 @assumed(
     "lifecycle-preview",
     "api:GetLifecyclePolicyPreview",
@@ -276,12 +289,7 @@ def lifecycle_preview(aws: Account) -> None:
     ecr.start_lifecycle_policy_preview(**start)
     running = "LifecyclePolicyPreviewInProgressException"
     second = aws.answers(running, lambda: ecr.start_lifecycle_policy_preview(**start))
-
-    def complete() -> Json | None:
-        answer = ecr.get_lifecycle_policy_preview(**on(name), **ids)
-        return answer if answer["status"] == "COMPLETE" else None
-
-    found = aws.until(complete, seconds=120) or {"previewResults": "of a preview that is not complete in two minutes"}
+    found = preview(aws, **ids)
     results = [
         (each["imageDigest"], each["action"]["type"], each["appliedRulePriority"]) for each in found["previewResults"]
     ]
@@ -289,3 +297,15 @@ def lifecycle_preview(aws: Account) -> None:
     expect(aws.image(name, older)["imageTags"] == ["v1"], "another image")
     if second is not None:
         raise NotRun("a preview that takes longer than a call; the rest is as assumed")
+
+
+@assumed("lifecycle-referrers", "not documented", "sandbox/lifecycle.py no rule selects or counts a referrer")
+def lifecycle_referrers(aws: Account) -> None:
+    """No rule of a lifecycle policy counts a referrer, or selects it while its subject is there."""
+    name = aws.repository()
+    subject = {"mediaType": MANIFEST, "digest": aws.push(name, "v1"), "size": 1}
+    aws.push(name, artifactType="application/vnd.example.sbom", subject=subject)
+    text = lifecycle(tagStatus="any", countType="imageCountMoreThan", countUnit=None, countNumber=1)
+    aws.ecr.start_lifecycle_policy_preview(**on(name), lifecyclePolicyText=text)
+    found = preview(aws)["previewResults"]
+    expect(found == [], found)

@@ -9,14 +9,23 @@ from conformance.assumptions import NotRun, assumed, expect
 
 
 def wanted(aws: Account, names: set[str], seconds: int) -> dict[str, Json]:
-    """The events that have come to the queue of this probe by then, by their eventName or action-type."""
+    """The events about this probe's repository, and about reads of the registry, that have come to its queue by then.
+
+    Their eventName or action-type → the event. The account may have other events.
+    """
     sqs, found = aws.clients("sqs"), dict[str, Json]()
     url = sqs.get_queue_url(QueueName=aws.short)["QueueUrl"]
 
     def look() -> bool:
-        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", ()):
-            event = json.loads(message["Body"])
-            found[event["detail"].get("eventName") or event["detail"].get("action-type")] = event
+        while received := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages"):
+            for message in received:
+                event = json.loads(message["Body"])
+                name = event["detail"].get("eventName") or event["detail"].get("action-type")
+                if aws.name in message["Body"] or name == "GetRegistryPolicy":
+                    found[name] = event
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            if names <= found.keys():
+                break
         return names <= found.keys()
 
     aws.until(look, seconds=seconds, every=10)
