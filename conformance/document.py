@@ -10,9 +10,9 @@ FILES = (ecr, ecr_policies, ecr_images, ecr_log_ins, ecr_registry, sts, sqs, eve
 _HEAD = """# What we assume of AWS
 
 Made from `conformance/` by `python -m conformance --document`. The program and its sandbox rely on each of these
-sentences. None was tried against AWS when it was written: the sources are AWS's pages and what people report. `make
-conformance` tries them against the sandbox. `make conformance ARGS='--live ACCOUNT_ID'` tries them against AWS, in an
-account of yours, and prints where AWS differs: please report that.
+sentences. None was tried against AWS when it was written: the sources are AWS's pages and what people report.
+`make conformance` tries them against the sandbox. `make conformance ARGS='--live ACCOUNT_ID'` tries them against AWS,
+in an account of yours, and prints where AWS differs: please report that.
 
 - The account must be the caller's own. Best is an account for tests. With an administrator's log-in every probe runs;
   what the caller may not do is “not seen”, never “as assumed”.

@@ -94,11 +94,12 @@ def service_statement(aws: Account) -> None:
 
 
 def _refusing(name: str, sentence: str, text: str, source: str, rule: str, says: str = "") -> None:
-    """Put on the list: ECR refuses this text as a repository policy. ROOT and ID in it become the account's."""
+    """Put on the list: ECR refuses this text as a repository policy. IAM: and FOREIGN: begin ARNs of the account."""
 
     def probe(aws: Account) -> None:
-        repository, partition = aws.repository(), f"arn:{aws.partition}:iam::{aws.account}"
-        policy = text.replace("ROOT", aws.root).replace("arn:aws:iam::ID", partition)
+        repository, foreign = aws.repository(), "aws-cn" if aws.partition == "aws" else "aws"
+        policy = text.replace("IAM:", f"arn:{aws.partition}:iam::{aws.account}:")
+        policy = policy.replace("FOREIGN:", f"arn:{foreign}:iam::{aws.account}:")
         message = aws.refused(
             "InvalidParameterException", lambda: aws.ecr.set_repository_policy(**on(repository), policyText=policy)
         )
@@ -110,7 +111,7 @@ def _refusing(name: str, sentence: str, text: str, source: str, rule: str, says:
 
 _GRAMMAR, _PRINCIPAL = "iam:reference_policies_grammar", "iam:reference_policies_elements_principal"
 _POLICIES, _SET = "guide:repository-policies", "api:SetRepositoryPolicy"
-_WHO, _ALLOW, _GET = '"Principal":{"AWS":"ROOT"}', '"Effect":"Allow"', '"Action":"ecr:BatchGetImage"'
+_WHO, _ALLOW, _GET = '"Principal":{"AWS":"IAM:root"}', '"Effect":"Allow"', '"Action":"ecr:BatchGetImage"'
 _PLAIN = f'{{"Version":"2012-10-17","Statement":[{{{_WHO},{_ALLOW},{_GET}}}]}}'
 _OK = f"{_ALLOW},{_GET}"
 #: Id, sentence, statement of the policy, source, rule of `ecr_rules.py`.
@@ -119,12 +120,13 @@ _REFUSED = (
     ("no-principal", "a statement has no Principal", _OK, _GRAMMAR, "E105"),
     ("foreign-action", "an action is another service's", f'{_WHO},{_ALLOW},"Action":"s3:Get*"', _POLICIES, "E107"),
     ("unknown-action", "ECR has no such action", f'{_WHO},{_ALLOW},"Action":"ecr:No"', "not documented", "E108"),
-    ("wildcard-arn", "an ARN has a wildcard", f'"Principal":{{"AWS":"arn:aws:iam::ID:*"}},{_OK}', _PRINCIPAL, "E109"),
+    ("wildcard-arn", "an ARN has a wildcard", f'"Principal":{{"AWS":"IAM:*"}},{_OK}', _PRINCIPAL, "E109"),
     ("short-account", "an account has 11 digits", f'"Principal":{{"AWS":"12345678901"}},{_OK}', _PRINCIPAL, "E109"),
+    ("partition", "an ARN is of another partition", f'"Principal":{{"AWS":"FOREIGN:root"}},{_OK}', _PRINCIPAL, "E109"),
     ("star-list", "Principal is a list", f'"Principal":["*"],{_OK}', _GRAMMAR, "E103"),
     ("number-sid", "a Sid is a number", f'"Sid":1,{_WHO},{_OK}', _GRAMMAR, "E103"),
     ("operator", "IAM has no such operator", f'{_WHO},{_OK},"Condition":{{"Is":{{"aws:a":"x"}}}}', _GRAMMAR, "E112"),
-    ("service", "a service is none", f'"Principal":{{"Service":"nobody"}},{_OK}', _PRINCIPAL, "E114"),
+    ("service", "its service is no service's name", f'"Principal":{{"Service":"nobody"}},{_OK}', _PRINCIPAL, "E114"),
 )
 _INVALID = "Invalid repository policy provided"
 for _name, _sentence, _statement, _source, _rule in _REFUSED:
@@ -138,7 +140,7 @@ _refusing(
 )
 _refusing(
     "refuses-unknown-role", "a role that it names does not exist; the message has “Principal not found”",
-    _PLAIN.replace("ROOT", "arn:aws:iam::ID:role/no-such-role-of-conformance"),
+    _PLAIN.replace("IAM:root", "IAM:role/no-such-role-of-conformance"),
     "seen:hashicorp/terraform-provider-aws/issues/39064", "catalogue.py principal not found", "Principal not found",
 )  # fmt: skip
 

@@ -55,13 +55,6 @@ unprobed(
     why="it happens sometimes; `deleted-role` waits for it",
 )
 unprobed(
-    "foreign-partition",
-    "A principal of another partition is refused.",
-    "iam:reference_policies_elements_principal",
-    "ecr_rules.py another partition",
-    why="an ARN of a partition that the account does not belong to may be a name of somebody",
-)
-unprobed(
     "cross-account",
     "A pull from another account needs an Allow in the repository policy and in an identity policy of that account.",
     "iam:reference_policies_evaluation-logic-cross-account",

@@ -323,6 +323,22 @@ def test_a_registry_policy_that_somebody_has_put_since_stays(
     assert "Theirs" in str(registry(sandbox))
 
 
+def test_an_error_of_a_probe_that_nobody_expected_leaves_nothing(
+    conformance: Any, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(aws: account.Account, *_: object, **__: object) -> None:
+        assert len(left(sandbox)) == 2
+        raise RuntimeError("a fault of a probe")
+
+    monkeypatch.setattr(account.Account, "refused", broken)
+    monkeypatch.setattr(account.Account, "until", lambda aws, look, **_: look())
+    with pytest.raises(RuntimeError, match="a fault of a probe"):
+        conformance(*POLICY_RUN)
+
+    assert "ecr:PutRegistryPolicy" in sandbox.calls()
+    assert left(sandbox) == []
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_and_puts_all_back(sandbox: Sandbox, tmp_path: Path, number: signal.Signals) -> None:
