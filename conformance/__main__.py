@@ -32,8 +32,9 @@ from conformance.assumptions import ASSUMPTIONS, Assumption, Differs, NotRun
 from conformance.journal import Busy, Journal, code_of
 
 AS_ASSUMED, DIFFERS, NOT_SEEN, NOT_RUN = "as assumed", "DIFFERS", "not seen", "not run"
-#: AWS refuses to show it to this caller, or does not answer: then nothing was seen.
-UNSEEN = ("AccessDenied", "Unauthorized", "Throttl", "TooManyRequests", "RequestLimitExceeded", "OptInRequired")
+#: Parts of error codes that say something of this caller, of quotas or of load, and nothing of what is assumed.
+UNSEEN = ("AccessDenied", "Unauthorized", "Throttl", "TooManyRequests", "LimitExceeded", "OptInRequired", "Expired",
+          "InvalidClientTokenId", "UnrecognizedClient", "Signature")  # fmt: skip
 #: The calls of a probe on the average, with its creations and deletions; a test compares it with the calls of a run.
 CALLS = 10
 SECONDS_A_PROBE = 6
@@ -244,7 +245,7 @@ def live(options: argparse.Namespace, wait: Callable[[float], None]) -> int:
     if options.registry_wide and (found := registry_has(clients)):
         raise Stop(f"This registry has {found}, so no probe changes it: leave --registry-wide out.")
     prefix = f"conformance-{secrets.token_hex(6)}"
-    path = options.journals / f"{prefix}.jsonl"
+    path = options.journals.resolve() / f"{prefix}.jsonl"
     announce(to_run, clients, caller, path, prefix)
     confirm(options, "Begin?")
     about = {"prefix": prefix, "account": options.live, "region": clients.region, "caller": caller}

@@ -161,7 +161,10 @@ def test_an_answer_that_differs_is_shown_with_what_is_assumed(
     )
 
 
-@pytest.mark.parametrize(("code", "status"), [("AccessDeniedException", 400), ("ThrottlingException", 400), ("X", 500)])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("AccessDeniedException", 400), ("ThrottlingException", 400), ("ExpiredTokenException", 400), ("X", 500)],
+)
 def test_what_aws_does_not_show_is_not_seen_and_never_as_assumed(
     conformance: Any, sandbox: Sandbox, code: str, status: int
 ) -> None:
