@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from conformance.account import INDEX, MANIFEST, Account, on, shown
+from conformance.account import EMPTY_LAYER, INDEX, MANIFEST, Account, on, shown
 from conformance.assumptions import NotRun, assumed, expect
 
 NOBODY = "sha256:" + 64 * "0"
@@ -47,9 +47,10 @@ def manifest_unchanged(aws: Account) -> None:
 
 @assumed("layer-url", "api:GetDownloadUrlForLayer", "aws/ecr.py download_url")
 def layer_url(aws: Account) -> None:
-    """GetDownloadUrlForLayer of an image's configuration is a URL; of a missing layer it is LayersNotFoundException."""
+    """GetDownloadUrlForLayer of an image's layer is a URL; of a missing layer it is LayersNotFoundException."""
     name = aws.repository()
-    digest, _ = aws.layer(name, b"{}")
+    aws.push(name, "v1")
+    digest, _ = aws.layer(name, EMPTY_LAYER)  # is there by now
     url = aws.ecr.get_download_url_for_layer(**on(name), layerDigest=digest)["downloadUrl"]
     expect(url.startswith(("https://", "http://")), url)
     missing = {**on(name), "layerDigest": NOBODY}

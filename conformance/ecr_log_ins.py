@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from conformance.account import LAYER, MANIFEST, Account, Answer, Clients, document, on, shown
+from conformance.account import EMPTY_LAYER, LAYER, MANIFEST, Account, Answer, Clients, document, on, shown
 from conformance.assumptions import NotRun, assumed, expect
 
 PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability")
@@ -106,10 +106,11 @@ def registry_refuses(aws: Account) -> None:
 def registry_blob(aws: Account) -> None:
     """A layer is given by the registry itself (200), or by a redirect (307) to an address that needs no log-in."""
     name, log_in = aws.repository(), aws.log_in()
-    digest, _ = aws.layer(name, b"{}")
+    aws.push(name, "v1")
+    digest, size = aws.layer(name, EMPTY_LAYER)  # is there by now
     answer = aws.ask(log_in, "GET", f"{name}/blobs/{digest}")
     expect(
-        (answer.status == 200 and answer.body == b"{}") or (answer.status == 307 and answer.headers["Location"]),
+        (answer.status == 200 and len(answer.body) == size) or (answer.status == 307 and answer.headers["Location"]),
         answer.status,
     )
 
@@ -121,8 +122,8 @@ def registry_blob(aws: Account) -> None:
     makes="repository-source repository-target",
 )
 def registry_mount(aws: Account) -> None:
-    """Where the account setting BLOB_MOUNTING is not ENABLED, a mount of another repository's layer begins an upload
-    (202).
+    """Where the account setting BLOB_MOUNTING is not ENABLED, a mount of an image's layer from another repository
+    begins an upload (202).
     """
     if aws.ecr.get_account_setting(name="BLOB_MOUNTING")["value"] == "ENABLED":
         raise NotRun("a registry whose setting BLOB_MOUNTING is not ENABLED")
@@ -130,9 +131,10 @@ def registry_mount(aws: Account) -> None:
 
 
 def mount(aws: Account) -> int:
-    """The registry's status to a mount of a layer of one repository of this probe into another one."""
+    """The registry's status to a mount of an image's layer into another repository."""
     source, target = aws.repository("-source"), aws.repository("-target")
-    digest, _ = aws.layer(source, b"{}")
+    aws.push(source, "v1")
+    digest, _ = aws.layer(source, EMPTY_LAYER)  # is there by now
     return aws.ask(aws.log_in(), "POST", f"{target}/blobs/uploads/?mount={digest}&from={source}").status
 
 
@@ -144,8 +146,8 @@ def mount(aws: Account) -> int:
     registry_wide=True,
 )
 def mount_when_enabled(aws: Account) -> None:
-    """Where the account setting BLOB_MOUNTING is ENABLED, a layer of another repository of the registry is mounted
-    (201).
+    """Where the account setting BLOB_MOUNTING is ENABLED, a layer of an image in another repository of the registry is
+    mounted (201).
     """
     aws.set("BLOB_MOUNTING", "ENABLED")
     saw = mount(aws)
