@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
 from deployments.errors import Refusal
+from deployments.management.commands.deployments import _named
 from deployments.models import Deployment, Environment, EnvironmentType, Project
 from sandbox.control import Sandbox
 from tests.support.constants import TRAIL
@@ -191,6 +192,15 @@ def test_the_list_is_newest_first_by_project_environment_and_status_with_the_rea
     [only] = json.loads(ask("list", "--project", "proj_one", "--status", "failed", "--json"))
     assert (only["id"], only["environment"]) == (failed.pk, "prod")
     assert only["reason"].startswith("BuildError: npm\nexited x")
+
+
+def test_a_short_code_and_a_version_are_found_by_an_index(made: Made) -> None:
+    row = made()
+    for which in (row.short_code, str(row.version)):
+        plan = Deployment.objects.filter(_named(which)).explain()
+        if connection.vendor == "sqlite":  # PostgreSQL reads a table of a few rows as a whole
+            assert "SCAN deployments_deployment" not in plan
+            assert "SEARCH deployments_deployment" in plan
 
 
 def test_the_list_takes_one_query_however_long_it_is(made: Made) -> None:

@@ -134,7 +134,8 @@ def _named(which: str) -> Q:
     try:
         version = images.Version.parse(which)
     except ValueError:
-        return Q(short_code=which.lower())
+        # With the projects named, the index of project and short code is searched.
+        return Q(short_code=which.lower(), project__in=Project.objects.order_by().values("pk"))
     return Q(version_day=version.day, version_number=version.number)
 
 
