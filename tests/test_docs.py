@@ -101,10 +101,3 @@ def test_the_changelog_has_versions_with_dates_and_the_six_kinds_of_change_only(
 
     assert headings[0] == "## [Unreleased]"
     assert [heading for heading in headings[1:] if not re.fullmatch(f"{version}|{change}", heading)] == []
-
-
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-
-    assert links
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
