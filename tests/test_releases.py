@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 UPGRADING = (ROOT / "docs/upgrading.md").read_text()
 RELEASES = dict(re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\S+)$", CHANGELOG, re.MULTILINE))
-SUPPORTED: dict[str, str] = dict(re.findall(r"^\| (\d+\.\d+\.[\dx]+) \| (.+) \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE))
+SUPPORTED: dict[str, str] = dict(
+    re.findall(r"^\| (\d+\.\d+\.[\dx]+) \| (.+) \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+)
 
 
 def test_the_changelog_has_the_version_that_the_program_reports() -> None:
