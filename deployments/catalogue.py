@@ -784,6 +784,13 @@ DEPLOYMENTS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("TimeoutError",),
+        says="The CLI sent nothing for this deployment in time; it was {status}.",
+        cause="The CLI was ended or lost its connection, or one step takes longer than DEPLOY_TIMEOUT_MS.",
+        owner=Owner.DEPLOYER,
+        retryable=Retry.DEPENDS,
+    ),
+    Entry(
         codes=("not_deployed",),
         says="Version {version} is {status}, not DEPLOYED.",
         cause="Only a deployment with the status DEPLOYED can be promoted.",

@@ -21,7 +21,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Least, Now
 
-from deployments import clock, images, measure
+from deployments import catalogue, clock, images, measure
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
@@ -562,7 +562,7 @@ def time_out_overdue() -> int:
     overdue = Deployment.objects.filter(deadline__lt=Now()).exclude(status__in=FINAL_STATUSES)
     count = 0
     for deployment in overdue.select_related("project", "environment").order_by("created_at"):
-        message = f"The CLI sent nothing for this deployment in time; it was {deployment.status}."
+        message = catalogue.sentence("TimeoutError", status=deployment.status)
         # One statement compares and changes status and deadline, so a deployment that takes its next step in time is
         # not timed out.
         changed = overdue.filter(pk=deployment.pk, status=deployment.status).update(
