@@ -68,6 +68,25 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, 2 * (os.cpu_count() or 1))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "leave out the modules of which no test uses the database of the tests"
+    parser.addoption("--database-only", action="store_true", help=words)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` runs everything on SQLite, and on PostgreSQL what can differ there."""
+    if not config.getoption("--database-only"):
+        return
+    using = {item.path for item in items if _uses_database(item)}
+    config.hook.pytest_deselected(items=[item for item in items if item.path not in using])
+    items[:] = [item for item in items if item.path in using]
+
+
+def _uses_database(item: pytest.Item) -> bool:
+    fixtures = {"db", "transactional_db"}.intersection(getattr(item, "fixturenames", ()))
+    return bool(fixtures) or item.get_closest_marker("django_db") is not None
+
+
 def url_of(name: str) -> str:
     """DATABASE_URL of another test database on the same server, for a process that a test starts."""
     if not POSTGRESQL:
