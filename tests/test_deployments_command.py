@@ -78,9 +78,9 @@ def test_a_failed_build_is_shown_with_the_reason_the_end_of_its_output_and_its_c
     assert "\nBuildError: npm exited with 1\nCode BuildError.\n" in shown
     assert "\n    line 39\n" in shown
     assert "line 27\n" not in shown
-    told = json.loads(ask("show", row.short_code, "--json"))
-    assert (told["outcome"], told["code"]) == ("BuildError: npm exited with 1", "BuildError")
-    assert told["error"] == error
+    document = json.loads(ask("show", row.short_code, "--json"))
+    assert (document["outcome"], document["code"]) == ("BuildError: npm exited with 1", "BuildError")
+    assert document["error"] == error
 
 
 def test_what_a_build_printed_cannot_move_the_cursor_of_the_terminal(made: Made) -> None:
