@@ -12,6 +12,23 @@ from registry_admin import versions
 
 def main() -> None:
     """Run the command that `sys.argv` names."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is noticed
+    except BrokenPipeError:  # as of `registry-admin keys list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush fails too
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports a process that SIGINT ended
+    except EOFError:
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit("The input ended before the command had what it asks for.")
+
+
+def _run() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
     if sys.argv[1:2] in (["version"], ["--version"]):  # else Django prints its own version; it needs no settings
         sys.stdout.write("registry-admin {version} (Python {python}, Django {django})\n".format(**versions()))
@@ -27,12 +44,9 @@ def main() -> None:
             raise
         sys.exit(str(error))
     except (DatabaseError, InterfaceError) as error:
-        from deployments.database import outage
+        from deployments.database import explained
 
-        found = outage(error)
-        if found is None or "--traceback" in sys.argv:
+        says = explained(error)
+        if says is None or "--traceback" in sys.argv:
             raise
-        sys.exit(found.sentence)
-    except BrokenPipeError:  # as of `registry-admin keys list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush fails too
-        sys.exit(1)
+        sys.exit(says)

@@ -22,9 +22,11 @@ from django.db import connections
 
 from deployments.access.key_strength import refuse_weak_keys
 from deployments.access.vault import Vault
+from deployments.database import explained
 from deployments.log import get_logger
 from deployments.models import ProcessRole
 from deployments.notify import channels
+from deployments.outage import words
 from deployments.reconcile import generation, ownership
 
 try:
@@ -40,6 +42,4 @@ try:
 except SystemCheckError as error:
     sys.exit(str(error))
 except Error as error:
-    sys.exit(
-        f"The database is not ready ({type(error).__name__}). Check that it runs, and run python manage.py migrate."
-    )
+    sys.exit(explained(error) or f"The database is not ready: {words(error)}")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,50 +159,3 @@ def test_every_page_says_it(
     assert "The server&#x27;s database does not answer. Try again." in page.content.decode()
     assert page["Retry-After"] == "5"
     assert [record for record in caplog.records if record.exc_info] == []
-
-
-def manage(*arguments: str, database_url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database_url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["bootstrap", "--email", "a@example.com", "--project", "x"],
-        ["configuration", "list"],
-        ["keys", "list"],
-        ["notify", "list"],
-        ["reconcile", "--all"],
-        ["reencrypt"],
-        ["writes", "status"],
-    ],
-    ids=" ".join,
-)
-def test_every_command_ends_in_the_sentence_instead_of_a_traceback(arguments: list[str], tmp_path: Path) -> None:
-    gone = manage(*arguments, database_url="postgres://nobody@127.0.0.1:1/none")
-    empty = manage(*arguments, database_url=f"sqlite:///{tmp_path / 'empty.sqlite3'}")
-
-    assert (gone.returncode, empty.returncode) == (1, 1)
-    assert gone.stderr.strip().removeprefix("CommandError: ") == SENTENCE
-    assert empty.stderr.strip().removeprefix("CommandError: ") == NOT_MIGRATED
-
-
-@pytest.mark.slow
-def test_a_list_whose_reader_has_gone_is_no_error() -> None:
-    with subprocess.Popen(
-        [sys.executable, "manage.py", "errors"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()  # as `| head` does when it has enough
-        complaints = process.stderr.read()
-
-    assert complaints == ""

@@ -17,10 +17,10 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
-from django.db import DatabaseError, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from deployments import database, images
+from deployments import images
 from deployments.access import keys
 from deployments.access.audit import Actor, Trail
 from deployments.access.key_strength import refuse_weak_keys
@@ -57,14 +57,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
-        try:
-            refuse_weak_keys(settings)
-            result = self._make(email, name, ref, rotate=options["rotate"])
-        except DatabaseError as error:
-            outage = database.outage(error)
-            if outage is None:
-                raise
-            raise CommandError(outage.sentence) from error
+        refuse_weak_keys(settings)
+        result = self._make(email, name, ref, rotate=options["rotate"])
         if result.password is not None:
             self.stderr.write(f"Password of {email}, shown only once: {result.password}")
         for key in result.revoked:
