@@ -15,8 +15,11 @@ from typing import Any
 import compose_spec
 import hcl2
 import pytest
+import yaml
+from django.core.management import get_commands
 
-from deployments.settings_table import SECRETS
+from deployments.settings_table import SECRETS, SETTINGS
+from registry_admin import VERSION
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +59,50 @@ def compose() -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------------- every file
+
+
+def test_the_image_and_the_chart_have_the_version_of_the_program() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert re.findall(r"^ARG VERSION=(.+)", DOCKERFILE, re.MULTILINE) == [VERSION]
+    assert [chart["version"], chart["appVersion"]] == [VERSION, VERSION]
+
+
+def test_every_process_that_an_artefact_starts_is_a_command() -> None:
+    units = {path.stem: path.read_text() for path in (DEPLOY / "systemd").glob("*.service")}
+    started = {re.findall(r"^ExecStart=\S+/registry-admin (\w+)$", unit, re.MULTILINE)[0] for unit in units.values()}
+    started |= {each["command"][0] for each in compose()["services"].values() if "command" in each}
+    started |= set(json.loads(re.findall(r"^CMD (.+)", DOCKERFILE, re.MULTILINE)[0]))
+
+    assert {f"registry-admin-{role}" for role in started} == set(units)
+    assert started == {"web", "worker", "events", "migrate"}
+    assert started <= set(get_commands())
+
+
+def test_the_artefacts_name_only_settings_that_exist() -> None:
+    settings = {setting.name for setting in SETTINGS}
+    found = {
+        (DEPLOY / name).relative_to(ROOT): set(re.findall(pattern, (DEPLOY / name).resolve().read_text(), re.MULTILINE))
+        for name, pattern in {
+            "helm/registry-admin/values.yaml": r"\b([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b",
+            "compose/rehearsal.env": r"^([A-Z][A-Z0-9_]*)=",
+            "terraform/outputs.tf": r"^ +([A-Z][A-Z0-9_]*) +=",
+            "terraform/variables.tf": r"\b([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b",
+            "nginx/registry-admin.conf": r"\b([A-Z][A-Z0-9_]*)=",
+            "caddy/Caddyfile": r"\b([A-Z][A-Z0-9_]*)=",
+            "systemd/registry-admin-.service.d/common.conf": r"\b([A-Z][A-Z0-9_]*)=(?=%|/)",
+        }.items()
+    }
+    found[Path("compose.yaml")] = set(compose()["services"]["worker"]["environment"])
+
+    unknown = {
+        (str(path), name)
+        for path, names in found.items()
+        for name in names
+        if name.removesuffix("_FILE") not in settings and not FOREIGN.match(name)
+    }
+    assert all(found.values())
+    assert unknown == set()
 
 
 def test_the_charts_schema_keeps_every_secret_out_of_its_settings() -> None:
