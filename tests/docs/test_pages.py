@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from deployments.api import api
 from tests.docs.pages import NOT_RUN, ROOT, TERMINALS, Block, blocks, pages, statements
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -97,6 +99,32 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     named_targets = {target for text in named(page) for target in re.findall(r"^make ([a-z][\w-]*)", text)}
 
     assert named_targets - targets == set()
+
+
+def test_the_page_of_commands_is_printed_from_the_commands() -> None:
+    spec = importlib.util.spec_from_file_location("commands_page", ROOT / "docs/commands.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    page: str = module.page()
+
+    assert (ROOT / "docs/commands.md").read_text() == page, (
+        "ENV_FILE=/dev/null python docs/commands.py > docs/commands.md"
+    )
+
+
+def test_the_page_of_the_api_has_every_request_and_its_sentence() -> None:
+    routes = [
+        f"| `{method.upper()} {path}` | {operation['summary']} |"
+        for path, operations in api.get_openapi_schema()["paths"].items()
+        if "/manage/" not in path
+        for method, operation in operations.items()
+    ]
+    lines = (ROOT / "docs/api.md").read_text().splitlines()
+
+    assert sorted(line for line in lines if line.startswith("| `")) == sorted(routes)
 
 
 def anchors(page: Path) -> set[str]:

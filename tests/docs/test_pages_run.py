@@ -294,3 +294,13 @@ def test_the_page_about_accounts_names_who_may_pull(scene: Scene) -> None:
     said = scene.run(of("docs/cross-account-pulls.md"))
 
     assert CLUSTER_ACCOUNT in said
+
+
+def test_a_program_reads_the_api_and_its_description(scene: Scene) -> None:
+    scene.command(f"systemctl start {WEB}")
+    current = deploy(scene)
+
+    said = scene.run(of("docs/api.md"))
+
+    assert current["version"] in said
+    assert "/api/v1/deployments/current" in said

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         commands = parser.add_subparsers(dest="what", required=True)
         shown = commands.add_parser("list", help="list the valid keys; with --all also revoked and expired keys")
         shown.add_argument("--project", metavar="REF", help="only the keys of this project")
-        shown.add_argument("--all", action="store_true")
+        shown.add_argument("--all", action="store_true", help="also revoked and expired keys")
         shown.add_argument("--json", action="store_true", help="print one JSON array")
         make = commands.add_parser("create", help="make a key for an environment, or a personal token for a user")
         make.add_argument("--user", metavar="NAME", help="login name or e-mail address of the token's owner")
