@@ -56,12 +56,16 @@ class Scene:
     postgres: dict[str, str] = field(default_factory=dict)  # PGHOST …, for psql and pg_dump without an address
     variables: dict[str, str] = field(default_factory=dict)
     origin: str = ""
+    #: Of the sandbox that a page starts itself.
+    sandbox_port: int = 0
 
     def __post_init__(self) -> None:
         (self.folder / "pids").mkdir(parents=True)
         (self.folder / "home").mkdir()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.origin = f"http://localhost:{listener.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.sandbox_port = listener.getsockname()[1]
         commands = self.folder / "bin"
         commands.mkdir()
         ours = f"exec {shlex.quote(sys.executable)} -m tests.docs.processes"
@@ -148,6 +152,8 @@ class Scene:
             "https://deploy.example.com": self.origin,
             "http://127.0.0.1:8000": self.origin,
             "http://localhost:8000": self.origin,
+            "127.0.0.1:4566": f"127.0.0.1:{self.sandbox_port}",
+            "--port 4566": f"--port {self.sandbox_port}",
             "@db.example.com:5432/registry_admin": f"@/registry_admin?host={self.postgres.get('PGHOST', '')}",
         }.items():
             text = text.replace(name, value)

@@ -141,6 +141,18 @@ def test_a_reader_of_the_readme_installs_and_deploys(tmp_path: Path, sandbox_pro
         scene.end()
 
 
+def test_a_quick_start_ends_with_an_image_that_the_cluster_may_pull(tmp_path: Path, sandbox_process: Sandbox) -> None:
+    scene = Scene(folder=tmp_path / "scene", sandbox=sandbox_process)
+    checkout(scene.checkout)
+    try:
+        said = scene.run(of("docs/quick-start.md"))
+    finally:
+        scene.end()
+
+    assert f"{HOST}/trigger/proj_demo:" in said
+    assert "in sync" in said
+
+
 def test_keys_are_replaced_and_what_they_encrypted_can_be_read(scene: Scene) -> None:
     scene.write_env(**KEYS)
     scene.command(f"systemctl start {WEB} {WORKER}")
