@@ -49,7 +49,7 @@ class Notation:
     warning and the text is used unchanged. In every other notation it is a problem.
     """
 
-    words: str  # what the value is, for README's table
+    words: str  # what the value is, for the table of docs/settings.md
     parse: Callable[[str, Warn], Any]
     unset: Any = None  # the value of a setting that has no default
     any_text: bool = False

@@ -1,7 +1,7 @@
 """The table of settings: one row for each variable that an operator may set.
 
 Pure. A row has the variable's name, its notation (parser and type), its default, whether it is a secret, and its
-documentation. `deployments.config.load` reads the environment through it. `.env.example` and README's table of settings
+documentation. `deployments.config.load` reads the environment through it. `.env.example` and docs/settings.md
 are printed from it (`manage.py env_example`). Tests compare both with it, and the rows with the code that uses their
 values.
 """
@@ -45,9 +45,9 @@ class Setting:
     name: str
     field: str  # of `RegistryConfig` if the setting is of a registry, else of `Configuration`
     notation: Notation
-    says: str  # one or two sentences, for README's table and .env.example
+    says: str  # one or two sentences, for docs/settings.md and .env.example
     default: str = ""  # as an operator would write it; the notation parses it. Empty: `notation.unset`
-    default_says: str = ""  # what README's table says instead of the default
+    default_says: str = ""  # what docs/settings.md says instead of the default
     default_from: str = ""  # the setting whose value an unset one takes
     example: str = ""
     for_new: str = ""  # what .env.example sets for a new installation, where an older one keeps the default
@@ -724,7 +724,7 @@ def env_example() -> str:
 
 
 def readme_table() -> str:
-    """The table of settings in README."""
+    """The table of docs/settings.md."""
     lines = ["| setting | value | default | what it is |", "|---|---|---|---|"]
     for setting in SETTINGS:
         written = setting.default or setting.default_from

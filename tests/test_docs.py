@@ -27,13 +27,13 @@ PUSH = {
 }
 
 
-def test_the_env_example_and_the_readmes_table_are_printed_from_the_settings() -> None:
+def test_the_env_example_and_the_table_of_settings_are_printed_from_the_settings() -> None:
     example, table = StringIO(), StringIO()
     call_command("env_example", stdout=example)
     call_command("env_example", readme=True, stdout=table)
 
     assert (ROOT / ".env.example").read_text() == example.getvalue()
-    assert f"\n\n{table.getvalue()}\n" in README
+    assert f"\n\n{table.getvalue()}\n" in (ROOT / "docs/settings.md").read_text()
     assert [setting.name for setting in SETTINGS if f"`{setting.name}`" not in table.getvalue()] == []
 
 

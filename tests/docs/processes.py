@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 START_SECONDS, STOP_SECONDS = 40, 15
 #: The command of each unit in deploy/systemd.
 UNITS = {
-    "registry-admin-web": ("-m", "gunicorn", "registry_admin.wsgi", "--workers", "1"),
+    "registry-admin-web": ("manage.py", "web"),
     "registry-admin-worker": ("manage.py", "worker"),
     "registry-admin-events": ("manage.py", "events"),
 }
@@ -39,7 +40,7 @@ def start(folder: Path, name: str, command: list[str], environment: dict[str, st
             start_new_session=True,
         )  # fmt: skip
     (folder / "pids" / name).write_text(str(process.pid))
-    if "gunicorn" in " ".join(command):
+    if re.search(r"gunicorn|manage\.py web", " ".join(command)):
         works = _is_ready
     else:
         begun = time.monotonic()
@@ -115,7 +116,7 @@ def systemctl(folder: Path, verb: str, *units: str) -> None:
     names = [unit.removesuffix(".service") for unit in units if not unit.startswith("-")]
     if verb not in ("start", "stop", "restart") or not set(names) <= set(UNITS):
         sys.exit(f"systemctl {verb} {' '.join(units)}: tests/docs/processes.py knows no such unit or verb")
-    kept = ("PATH", "HOME", "GUNICORN_CMD_ARGS")
+    kept = ("PATH", "HOME", "BIND", "WEB_CONCURRENCY")
     clean = {name: os.environ[name] for name in kept}
     for name in names:
         running = (folder / "pids" / name).exists()

@@ -90,12 +90,13 @@ class Scene:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the page's shell. gunicorn takes a free port instead of 8000."""
+        """Of the page's shell. The web process takes a free port instead of 8000."""
         return {
             "PATH": f"{self.folder / 'bin'}:{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder / "home"),
             "LANG": "C.UTF-8",
-            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.origin.rpartition(':')[2]} --workers 1",
+            "BIND": f"127.0.0.1:{self.origin.rpartition(':')[2]}",
+            "WEB_CONCURRENCY": "1",
             "PAGE_FOLDER": str(self.folder),
             "PAGE_ORIGIN": self.origin,
             "SANDBOX_URL": self.sandbox.url,
@@ -152,6 +153,7 @@ class Scene:
             "https://deploy.example.com": self.origin,
             "http://127.0.0.1:8000": self.origin,
             "http://localhost:8000": self.origin,
+            "localhost:4566": f"localhost:{self.sandbox_port}",
             "127.0.0.1:4566": f"127.0.0.1:{self.sandbox_port}",
             "--port 4566": f"--port {self.sandbox_port}",
             "@db.example.com:5432/registry_admin": f"@/registry_admin?host={self.postgres.get('PGHOST', '')}",

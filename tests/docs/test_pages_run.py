@@ -153,6 +153,17 @@ def test_a_quick_start_ends_with_an_image_that_the_cluster_may_pull(tmp_path: Pa
     assert "in sync" in said
 
 
+def test_the_sandbox_answers_what_its_page_asks(tmp_path: Path, sandbox_process: Sandbox) -> None:
+    scene = Scene(folder=tmp_path / "scene", sandbox=sandbox_process)
+    checkout(scene.checkout)
+    try:
+        said = scene.run(of("sandbox/README.md"))
+    finally:
+        scene.end()
+
+    assert "ecr:CreateRepository" in said
+
+
 def test_keys_are_replaced_and_what_they_encrypted_can_be_read(scene: Scene) -> None:
     scene.write_env(**KEYS)
     scene.command(f"systemctl start {WEB} {WORKER}")
