@@ -27,6 +27,7 @@ COMMANDS = {
     "break_glass": ["ada@example.com", "--activate"],
     "changepassword": ["ada@example.com"],
     "configuration": ["list"],
+    "deployments": ["list"],
     "createsuperuser": ["--noinput", "--username", "eve", "--email", "eve@example.com"],
     "events": [],
     "keys": ["list"],
@@ -49,7 +50,7 @@ ELSEWHERE = {
     "why": "answers from the words alone, if the database does not answer",
 }
 #: These write nothing here, so a file that cannot be written is enough.
-READ = {"configuration", "keys", "notify", "policy", "projects", "reencrypt"}
+READ = {"configuration", "deployments", "keys", "notify", "policy", "projects", "reencrypt"}
 STOPPED = "The server's database does not answer. Try again. (connection failed: "
 STATES = {
     "stopped": STOPPED,

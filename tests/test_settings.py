@@ -246,7 +246,7 @@ def test_the_web_process_says_in_one_sentence_that_the_database_is_not_ready(tmp
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "manage.py migrate" in done.stderr
+    assert "Run the migrate command." in done.stderr
     assert "Traceback" not in done.stderr
 
 

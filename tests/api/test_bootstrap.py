@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
 
 from deployments.access import keys
 from deployments.deploys import projects
@@ -185,13 +184,3 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing_behind(
 
     assert raised.value.returncode == 2
     assert (User.objects.count(), Project.objects.count(), AccessKey.objects.count()) == (users, count, 0)
-
-
-def test_a_database_without_tables_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(**_: object) -> None:
-        raise OperationalError("no such table: auth_user")
-
-    monkeypatch.setattr(User._default_manager, "get_or_create", missing)
-
-    with pytest.raises(CommandError, match="migrate"):
-        run()
