@@ -138,7 +138,7 @@ def test_migrate_web_worker_and_doctor_work_far_from_a_checkout(installed: Insta
     more = {"BIND": f"127.0.0.1:{port}", "WEB_CONCURRENCY": "1", "WEB_THREADS": "4"}
     web, worker = tmp_path / "web.log", tmp_path / "worker.log"
 
-    with installed.running("web", log=web, **more), installed.running("worker", log=worker):
+    with installed.running("web", log=web, **more) as server, installed.running("worker", log=worker):
         origin = f"http://127.0.0.1:{port}"
         assert answer(f"{origin}/readyz", log=web)
         page = answer(f"{origin}/admin/login/", log=web)
@@ -146,6 +146,9 @@ def test_migrate_web_worker_and_doctor_work_far_from_a_checkout(installed: Insta
         assert answer(f"{origin}{style}", log=web)
         wait_until(lambda: installed.run("worker", "--check").returncode == 0, log=worker)
         examined = installed.run("doctor", "--offline")
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: "with the code and the settings of the start" in web.read_text(), log=web)
+        assert answer(f"{origin}/readyz", log=web)
 
     assert "Traceback" not in web.read_text() + worker.read_text()
     assert (examined.returncode, examined.stderr) == (0, "")

@@ -6270,4 +6270,55 @@ MUTANTS: tuple[Mutant, ...] = (
             _ASSUMED + "test_what_aws_does_not_show_is_not_seen_and_never_as_assumed",
         ),
     ),
+    *_in(
+        "registry_admin/state.py",
+        (
+            "locate",
+            "if left and given is not None:",
+            "if False:",
+            "test_state.py::test_a_new_file_that_would_hide_an_earlier_one_is_refused",
+        ),
+        (
+            "locate",
+            "found[name] = left[name] = earlier",
+            "left[name] = earlier",
+            "test_state.py::test_each_file_of_an_earlier_version_is_used_where_it_is",
+        ),
+        (
+            "key_in",
+            "os.O_TRUNC, 0o600)",
+            "os.O_TRUNC, 0o644)",
+            "test_state.py::test_a_key_is_made_once_for_its_owner_only",
+        ),
+    ),
+    *_in(
+        "registry_admin/cgroups.py",
+        (
+            "_up_to_the_root",
+            'while folder != mounted and ".." not in folder.parts:',
+            "while False:",
+            "test_cgroups.py::test_the_smallest_limit_of_a_group_and_of_those_around_it_counts",
+        ),
+        (
+            "web_processes",
+            ", fit, MOST_PROCESSES))",
+            ", MOST_PROCESSES))",
+            "test_cgroups.py::test_a_process_is_started_for_each_cpu_if_the_memory_is_enough",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/connection_count.py",
+        (
+            "running",
+            "if row.host != host or row.role not in starting",
+            "if True",
+            "reconcile/test_connection_count.py::test_processes_that_a_start_replaces_are_not_counted_twice",
+        ),
+        (
+            "shortage",
+            "wanted <= limit",
+            "True",
+            "reconcile/test_connection_count.py::test_a_shortage_is_said_with_both_numbers",
+        ),
+    ),
 )
