@@ -61,11 +61,14 @@ def compose() -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- every file
 
 
-def test_the_image_and_the_chart_have_the_version_of_the_program() -> None:
+def test_the_image_compose_and_the_chart_have_the_version_of_the_program() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
     assert re.findall(r"^ARG VERSION=(.+)", DOCKERFILE, re.MULTILINE) == [VERSION]
     assert [chart["version"], chart["appVersion"]] == [VERSION, VERSION]
+    # A tag of each version, so that the image of the version before is there to go back to.
+    assert compose()["services"]["web"]["image"] == f"registry-admin:{VERSION}"
+    assert compose()["services"]["sandbox"]["image"] == f"registry-admin-sandbox:{VERSION}"
 
 
 def test_every_process_that_an_artefact_starts_is_a_command() -> None:
