@@ -149,6 +149,9 @@ def test_the_image_gets_no_file_of_an_installation() -> None:
 def test_compose_confines_every_process_and_starts_it_after_the_migrations() -> None:
     services = compose()["services"]
 
+    assert {services[name]["pull_policy"] for name in services if "registry-admin" in services[name]["image"]} == {
+        "never"
+    }
     for role in ("web", "worker", "events", "migrate"):
         service = services[role]
         assert service["read_only"] is True
