@@ -22,7 +22,9 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-START_SECONDS, STOP_SECONDS = 40, 15
+START_SECONDS, STOP_SECONDS = 60, 15
+#: What a process writes when it works: the worker, events, the sandbox. The web process is asked.
+WORKS = (b"worker.cluster_started", b"Listening", b"sandbox ready at")
 #: The command of each unit in deploy/systemd.
 UNITS = {
     "registry-admin-web": ("manage.py", "web"),
@@ -34,6 +36,8 @@ UNITS = {
 def start(folder: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
     """Start a process in the checkout and wait until it works. Raises SystemExit with its log if it does not."""
     log = folder / f"{name}.log"
+    log.touch()
+    before = log.stat().st_size
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=folder / "checkout", env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -43,13 +47,10 @@ def start(folder: Path, name: str, command: list[str], environment: dict[str, st
     if re.search(r"gunicorn|manage\.py web", " ".join(command)):
         works = _is_ready
     else:
-        begun = time.monotonic()
 
         def works() -> bool:
-            """The sandbox says so; a command that refuses its settings ends within a second."""
-            if "sandbox" in " ".join(command):
-                return "ready at" in log.read_text()
-            return time.monotonic() - begun > 1
+            said = log.read_bytes()[before:]
+            return any(words in said for words in WORKS)
 
     until = time.monotonic() + START_SECONDS
     while not works():

@@ -28,7 +28,7 @@ from tests.docs import processes
 from tests.docs.pages import ROOT, TERMINALS, Block, statements
 
 #: In seconds: a line of a page; a command that prepares the scene.
-LINE_SECONDS, COMMAND_SECONDS = 60, 90
+LINE_SECONDS, COMMAND_SECONDS = 90, 120
 _COMMENT = re.compile(r"\s+#.*")
 EMAIL = "you@example.com"
 CODE = ("deployments", "registry_admin", "sandbox", "static", "templates", "docs", "deploy")
@@ -196,7 +196,7 @@ class Scene:
             said = output.read()
         logs = "".join(f"\n--- {log.name}\n{log.read_text()[-1500:]}" for log in self.folder.glob("*.log"))
         ended = late or process.returncode
-        assert ended == 0, f"{reached}{late}\n{said[-4000:]}{logs}"
+        assert ended == 0, f"{reached}{late}\n{said[-8000:]}{logs}"
         return said
 
     def _script(self, block: Block) -> str:

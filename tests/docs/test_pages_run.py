@@ -7,6 +7,8 @@ What a page's reader has before the first line stands in `SCENES`. Lines that ca
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -24,7 +26,7 @@ from tests import postgresql
 from tests.docs.pages import ROOT, Block, blocks
 from tests.docs.scenes import EMAIL, Scene, checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEYS = {
     "SECRET_KEY": "s" * 8 + "-only-for-this-scene-0123456789",
@@ -166,18 +168,27 @@ def test_the_sandbox_answers_what_its_page_asks(tmp_path: Path, sandbox_process:
 
 def test_keys_are_replaced_and_what_they_encrypted_can_be_read(scene: Scene) -> None:
     scene.write_env(**KEYS)
-    scene.command(f"systemctl start {WEB} {WORKER}")
+    scene.command(f"systemctl start {WEB}")
     set_variable(scene)
+    recipes = of("docs/keys.md")
+    first = [block for block in recipes if block.heading == "Replace `ENCRYPTION_KEY`"]
 
-    scene.run(of("docs/keys.md"))
+    scene.run(first)
+    assert stored(scene) == VARIABLE
+    scene.command(f"systemctl start {WORKER}")
+    scene.run(recipes[len(first) :])
 
     assert stored(scene) == VARIABLE
     assert deploy(scene)["status"] == "DEPLOYED"
+    # Its status may be 2: a worker that is restarted again and again on a busy machine is late with its schedule.
+    doctor = [sys.executable, "manage.py", "doctor", "--offline"]
+    said = subprocess.run(doctor, cwd=scene.checkout, env=scene.environment, capture_output=True, text=True).stdout
+    assert "The stored values that were tried can be decrypted" in said
 
 
 def restore(scene: Scene, database: str) -> None:
     """Back up, deploy twice, restore: the next version is a new one, and what is stored can be read."""
-    scene.command(f"systemctl start {WEB} {WORKER}")
+    scene.command(f"systemctl start {WEB}")
     set_variable(scene)
     first = deploy(scene)
     scene.run(of("docs/backup.md", database=database, heading="Back up"))
@@ -209,7 +220,7 @@ def test_an_installation_moves_from_sqlite_to_postgresql_with_all_that_it_has(po
     # One group was made again, so its number differs from that in a new database.
     again = "python manage.py shell -c \"Group.objects.filter(name='operator').delete()\" && python manage.py migrate"
     postgres.command(again)
-    postgres.command(f"systemctl start {WEB} {WORKER}")
+    postgres.command(f"systemctl start {WEB}")
     set_variable(postgres)
     last = deploy(postgres)
 
@@ -218,37 +229,6 @@ def test_an_installation_moves_from_sqlite_to_postgresql_with_all_that_it_has(po
     assert postgres.api("GET", "/api/v1/deployments/current")["id"] == last["id"]
     assert stored(postgres) == VARIABLE
     assert number(deploy(postgres)) == number(last) + 1
-
-
-def test_a_script_manages_a_project_by_the_api(scene: Scene) -> None:
-    scene.command(f"systemctl start {WEB}")
-    scene.variables["REGISTRY_ADMIN_TOKEN"] = scene.manage(
-        "keys", "create", "--user", EMAIL, "--scope", "admin"
-    ).strip()
-
-    said = scene.run(of("docs/management-api.md"))
-
-    assert '"name": "Billing"' in said
-
-
-def test_a_cluster_outside_aws_gets_a_log_in_for_pulls(scene: Scene) -> None:
-    scene.command(f"systemctl start {WEB}")
-    deploy(scene)
-
-    said = scene.run(of("docs/pull-log-ins.md"))
-
-    assert '"repositoryUri"' in said
-
-
-def test_a_node_learns_what_to_run(scene: Scene) -> None:
-    scene.command(f"systemctl start {WEB}")
-    current = deploy(scene)
-
-    said = scene.run(of("docs/running-the-image.md"))
-
-    assert current["imageReference"] in said
-    assert "\n200\n" in said
-    assert "\n304\n" in said
 
 
 def test_a_second_host_joins(postgres: Scene) -> None:
@@ -319,11 +299,21 @@ def test_the_page_about_accounts_names_who_may_pull(scene: Scene) -> None:
     assert CLUSTER_ACCOUNT in said
 
 
-def test_a_program_reads_the_api_and_its_description(scene: Scene) -> None:
+def test_programs_and_clusters_get_from_the_api_what_its_pages_say(scene: Scene) -> None:
     scene.command(f"systemctl start {WEB}")
+    scene.variables["REGISTRY_ADMIN_TOKEN"] = scene.manage(
+        "keys", "create", "--user", EMAIL, "--scope", "admin"
+    ).strip()
     current = deploy(scene)
 
-    said = scene.run(of("docs/api.md"))
+    described = scene.run(of("docs/api.md"))
+    followed = scene.run(of("docs/running-the-image.md"))
+    pulled = scene.run(of("docs/pull-log-ins.md"))
+    managed = scene.run(of("docs/management-api.md"))
 
-    assert current["version"] in said
-    assert "/api/v1/deployments/current" in said
+    assert current["version"] in described
+    assert "/api/v1/deployments/current" in described
+    assert current["imageReference"] in followed
+    assert followed.index("\n200\n") < followed.index("\n304\n")
+    assert '"repositoryUri"' in pulled
+    assert '"name": "Billing"' in managed
