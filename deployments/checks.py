@@ -24,6 +24,10 @@ from deployments.aws.clients import setup_error
 from deployments.aws.partitions import fips_regions, partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
 
+#: The tags of the checks in this module, for a command that shows no page and answers no request. Django's checks of
+#: URLs and templates would load the console and the API into it.
+WITHOUT_PAGES = ("configuration", "policy", "queue", "security")
+
 
 @register("configuration")
 def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:

@@ -7,7 +7,7 @@ means a bug of this program, or `--traceback`.
 import os
 import sys
 
-from registry_admin import versions
+from registry_admin import malloc, versions
 
 
 def main() -> None:
@@ -33,6 +33,8 @@ def _run() -> None:
     if sys.argv[1:2] in (["version"], ["--version"]):  # else Django prints its own version; it needs no settings
         sys.stdout.write("registry-admin {version} (Python {python}, Django {django})\n".format(**versions()))
         return
+    malloc.give_back()
+    malloc.share()
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError, InterfaceError

@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,7 +148,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "ninja",
     "django_q",
     "axes",
 ]
@@ -229,7 +229,12 @@ STATIC_URL = "static/"
 # No state directory: nothing can be collected.
 _STATIC_BESIDE = BASE_DIR / "staticfiles" if IN_CHECKOUT else (STATE_DIR or Path(os.devnull)) / "static"
 STATIC_ROOT = Path(CONFIGURATION.static_root or _STATIC_BESIDE)
-STATICFILES_DIRS = [_FOLDERS / "static"]
+# django-ninja is no app of INSTALLED_APPS, because a worker would load it too. Its files are those of the API's page.
+_NINJA = find_spec("ninja")
+STATICFILES_DIRS = [
+    _FOLDERS / "static",
+    *(Path(_folder) / "static" for _folder in (_NINJA.submodule_search_locations if _NINJA else None) or ()),
+]
 # After collectstatic, WhiteNoise serves the collected files, compressed and with names that browsers may cache for
 # ever. Without collectstatic (a fresh clone), it serves the files from their source folders.
 _COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()

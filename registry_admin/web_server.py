@@ -8,7 +8,6 @@ lives (`deployments.reconcile.processes`). So SIGHUP makes new workers, and neit
 gunicorn's command line counts more than the settings BIND, WEB_CONCURRENCY and WEB_THREADS.
 """
 
-import ctypes
 import gc
 import os
 import shutil
@@ -40,19 +39,13 @@ try:
     from registry_admin.settings import CONFIGURATION
 except ImproperlyConfigured as error:  # a setting without which Django cannot start; the sentence says which
     sys.exit(str(error))
-from registry_admin import cgroups  # noqa: E402
+from registry_admin import cgroups, malloc  # noqa: E402
 
 bind = CONFIGURATION.bind
 threads = CONFIGURATION.web_threads
 workers = CONFIGURATION.web_processes or cgroups.web_processes(cgroups.limits())
 
-# glibc's malloc keeps freed blocks for the thread that allocated them, and raises the size from which it gives a block
-# back at once up to 32 MiB. With 8 threads that doubled the memory of a process that reads large bodies. A fixed size
-# turns the raising off (mallopt(3)); the workers inherit it. Another C library has no such function, or ignores it.
-_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES = -3, 256 * 1024
-_mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-if _mallopt is not None:
-    _mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES)
+malloc.give_back()
 
 
 def when_ready(server: Any) -> None:

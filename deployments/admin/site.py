@@ -163,3 +163,6 @@ class RegistryAdmin(admin.AdminSite):
     ) -> HttpResponseRedirect:
         # Django's page for one app has no use here: it groups by Python package.
         return HttpResponseRedirect(reverse("admin:index"))
+
+
+SITE = RegistryAdmin()  #: the only one; `admin.site` of Django is this

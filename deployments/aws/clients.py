@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
@@ -36,6 +37,9 @@ ATTEMPTS_PER_CALL = 3
 CALLS_IN_FLIGHT = 32  # calls in flight from one process; also the size of each client's connection pool
 ROLE_SESSION_SECONDS = 3600
 USER_AGENT = "registry-admin"  # part of each call's user agent: marks this program's calls in CloudTrail's events
+
+#: The endpoint prefixes of the services that are called (`endpointPrefix` in their models).
+_PREFIXES = frozenset({"api.ecr", "sts", "sqs"})
 
 _lock = threading.Lock()
 
@@ -85,7 +89,7 @@ def setup_error(region: str) -> tuple[str, str] | None:
     one. Makes no call, and looks for no credentials.
     """
     try:
-        session: Any = boto3.session.Session()
+        session: Any = _new_session()
         for service in ("ecr", "sts"):
             keys = {"aws_access_key_id": "-", "aws_secret_access_key": "-"}
             session.client(service, region_name=region, config=_config(1), **keys)
@@ -106,8 +110,26 @@ def _before_send(**_: Any) -> None:
     before_attempt.get()()
 
 
+def _new_session(region: str | None = None) -> boto3.session.Session:
+    """A session that reads the data of all sessions of this process: with data of its own it would take 9 MB more."""
+    core = botocore.session.Session()
+    core.register_component("data_loader", _data())
+    return boto3.session.Session(botocore_session=core, region_name=region)
+
+
+@functools.cache
+def _data() -> Any:
+    """botocore's data: the models of the services, and of the legacy endpoints only those of our services, because all
+    together take 7 MB.
+    """
+    loader: Any = botocore.session.Session().get_component("data_loader")  # it looks in AWS_DATA_PATH too
+    for partition in loader.load_data("endpoints")["partitions"]:
+        partition["services"] = {name: each for name, each in partition["services"].items() if name in _PREFIXES}
+    return loader
+
+
 def _session(region: str, access: Access) -> boto3.session.Session:
-    session = boto3.session.Session(region_name=region)
+    session = _new_session(region)
     core: Any = session._session
     # STS in the registry's own region: the global endpoint serves one partition only, and some networks block it.
     core.set_config_variable("sts_regional_endpoints", "regional")
@@ -148,7 +170,7 @@ def session_client(region: str, session: Session) -> Any:
 
 @functools.cache
 def _one_off_session() -> boto3.session.Session:
-    return boto3.session.Session()
+    return _new_session()
 
 
 def forget_clients(access: Access | None = None) -> None:

@@ -152,7 +152,9 @@ class Ecr:
             page = request | ({"nextToken": token} if token else {})
             answer = self._call("DescribeRepositories", self.registry.account, page)
             token = str(answer.get("nextToken") or "")
-            yield [_listed(entry) for entry in answer["repositories"]], token
+            found = [_listed(entry) for entry in answer["repositories"]]
+            del answer  # some MB, not needed while the caller works
+            yield found, token
             if not token:
                 return
 

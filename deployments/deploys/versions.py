@@ -33,6 +33,7 @@ from deployments.reconcile.pace import Pace
 from deployments.reconcile.targets import Target
 
 THREADS_PER_REGISTRY = 8
+REPOSITORIES_AT_ONCE = 500  # their answers are in memory together
 log = get_logger(__name__)
 
 
@@ -59,13 +60,15 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
         found = [(name, projects[ref]) for name in names if (ref := _owner(name, target, projects)) is not None]
         ecr = _paced(target, configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS_PER_REGISTRY, thread_name_prefix="versions") as pool:
-            # The threads only call AWS; this thread reads and writes all rows.
-            answers = pool.map(functools.partial(_highest, ecr), [name for name, _ in found])
-            for (name, project), answer in zip(found, answers, strict=True):
-                if isinstance(answer, RegistryError):
-                    refused.append(f"{name}: {answer}")
-                else:
-                    raised += _raise(project, answer, name=name, trail=trail)
+            for start in range(0, len(found), REPOSITORIES_AT_ONCE):
+                batch = found[start : start + REPOSITORIES_AT_ONCE]
+                # The threads only call AWS; this thread reads and writes all rows.
+                answers = pool.map(functools.partial(_highest, ecr), [name for name, _ in batch])
+                for (name, project), answer in zip(batch, answers, strict=True):
+                    if isinstance(answer, RegistryError):
+                        refused.append(f"{name}: {answer}")
+                    else:
+                        raised += _raise(project, answer, name=name, trail=trail)
     return Learned(raised=tuple(raised), refused=tuple(refused))
 
 

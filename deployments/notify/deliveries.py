@@ -20,13 +20,13 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.urls import reverse
 
 from deployments import clock
 from deployments.config import Configuration
 from deployments.errors import refusal
 from deployments.log import get_logger
 from deployments.models import DeliveryStatus, NotificationChannel, NotificationDelivery
+from deployments.notify import pages
 from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news, of_one_cause
 from deployments.notify.senders import DeliverySettings, send
 from deployments.outbound_http import Undeliverable
@@ -156,7 +156,7 @@ def _digest(event: str, items: list[News]) -> News:
         at=items[-1].at,
         subject=f"{EVENTS[event]}: {number} times",
         text=first + rest,
-        path=reverse(f"admin:deployments_{_LISTS.get(kind, 'deployment')}_changelist"),
+        path=pages.list_of(_LISTS.get(kind, "deployment")),
         data={"count": len(items), "subjects": [each.subject for each in items[:100]]},
     )
 
@@ -275,7 +275,7 @@ def _test_news(by: str, now: datetime) -> News:
         at=now,
         subject="Test message from Registry Admin",
         text=f"Test sent by {by}. No action needed.",
-        path=reverse("admin:index"),
+        path=pages.INDEX,
     )
 
 

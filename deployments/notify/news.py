@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db.models import Exists, F, OuterRef, Q, Subquery
-from django.urls import reverse
 
 from deployments.models import (
     AccessKey,
@@ -38,6 +37,7 @@ from deployments.models import (
     VersionState,
     WritesPause,
 )
+from deployments.notify import pages
 from deployments.reconcile import causes, generation, repositories
 from deployments.reconcile.causes import Cause
 from deployments.reconcile.processes import LONG_SILENCE
@@ -142,7 +142,7 @@ def _deployments(since: datetime, most: int) -> Iterator[News]:
             at=row.failed_at or row.created_at,
             subject=f"{row.project} / {row.environment}: {row.version} {'failed' if failed else 'timed out'}",
             text=str(error.get("message") or "No reason was given.")[:1000] + _by(row.triggered_by),
-            path=reverse("admin:deployments_deployment_change", args=[row.pk]),
+            path=pages.page_of("deployment", row.pk),
             project=row.project_id,
             data=_of_deployment(row),
         )
@@ -178,7 +178,7 @@ def _promotion(
         at=at,
         subject=f"{row.project} / {promotion.environment}: {words}",
         text=(f"It replaces {back.version}." if back is not None else "It was promoted.") + _by(by),
-        path=reverse("admin:deployments_deployment_change", args=[row.pk]),
+        path=pages.page_of("deployment", row.pk),
         project=row.project_id,
         data=_of_deployment(row) | {"replaces": str(back.version) if back is not None else None},
     )
@@ -263,7 +263,7 @@ def _of_repository(event: str, row: Repository, status: str, at: datetime, key: 
         at=at,
         subject=f"{about}: {cause.title}",
         text="\n".join(filter(None, (cause.action, _said(cause), place))),
-        path=reverse("admin:deployments_repository_change", args=[row.pk]),
+        path=pages.page_of("repository", row.pk),
         project=row.project_id,
         data={"repository": row.name, "account": row.account, "region": row.region, "status": status},
         about=about,
@@ -292,7 +292,7 @@ def of_one_cause(items: list[News]) -> News:
         at=items[-1].at,
         subject=f"{shown}: {cause.title} ({number} repositories)",
         text="\n".join(filter(None, (cause.action, _said(cause), *lines, *rest))),
-        path=f"{reverse('admin:deployments_repository_changelist')}?{urlencode({'cause': cause.key})}",
+        path=f"{pages.list_of('repository')}?{urlencode({'cause': cause.key})}",
         data={"count": len(paths), "cause": cause.what, "repositories": [e.data["repository"] for e in items[:100]]},
     )
 
@@ -316,7 +316,7 @@ def _images(since: datetime, most: int) -> Iterator[News]:
             at=change.at,
             subject=f"{row.project} / {row.environment}: the image of {row.version}, {role}, {words}",
             text=f"{change.words} {good}".strip()[:1000],
-            path=reverse("admin:deployments_environment_change", args=[row.environment_id]),
+            path=pages.page_of("environment", row.environment_id),
             project=row.project_id,
             data=_of_deployment(row) | {"image_state": change.state, "last_good": change.last_good or None},
         )
@@ -335,7 +335,7 @@ def _sweeps(since: datetime) -> Iterator[News]:
                 at=row.finished_at or row.started_at,
                 subject="Sweeps fail: repositories are not checked",
                 text=row.error[:1000] or "No reason was given.",
-                path=reverse("admin:index"),
+                path=pages.INDEX,
                 data={"sweep": row.pk, "trigger": row.trigger},
             )
         before = row.status
@@ -364,7 +364,7 @@ def _silence(row: Process, last: datetime, more: str) -> News:
         at=last + LONG_SILENCE,
         subject=f"{WATCHED_ROLES[ProcessRole(row.role)]} on {row.host} sends no heartbeat",
         text=f"Its last heartbeat was at {last:%Y-%m-%d %H:%M:%S} UTC (process {row.pid}).{more}",
-        path=reverse("admin:index"),
+        path=pages.INDEX,
         data={"role": row.role, "host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
     )
 
@@ -378,7 +378,7 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
             at=row.at,
             subject=f"Another configuration counts: {row.configuration}",
             text=f"{row.get_cause_display()}: {row.by}." + (f" {row.reason}" if row.reason else ""),
-            path=reverse("admin:setup"),
+            path=pages.HEALTH,
             data={"digest": row.configuration.digest, "generation": row.configuration.generation, "cause": row.cause},
         )
     for alarm in generation.alarms():
@@ -389,7 +389,7 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
                 at=now,
                 subject="Processes were started with different settings, and a person has to decide",
                 text=f"{alarm.words} {alarm.then}",
-                path=reverse("admin:setup"),
+                path=pages.HEALTH,
                 data={"code": alarm.code},
             )
 
@@ -429,7 +429,7 @@ def _versions(since: datetime) -> Iterator[News]:
             at=row.changed_at,
             subject=f"{row} of {row.account}, {row.region} ({row.namespace}) {happened}",
             text=f"{row.reason or row.why} {then.format(row.number)}".strip(),
-            path=reverse("admin:deployments_policyversion_change", args=[row.pk]),
+            path=pages.page_of("policyversion", row.pk),
             data={
                 "version": row.number, "account": row.account, "region": row.region, "namespace": row.namespace,
                 "state": row.state,
@@ -445,7 +445,7 @@ def _pauses(since: datetime) -> Iterator[News]:
             at=row.paused_at,
             subject=f"Writes to AWS were paused by {row.paused_by}",
             text=f"{row.reason} manage.py writes resume allows them again.",
-            path=reverse("admin:setup"),
+            path=pages.HEALTH,
             data={"by": row.paused_by},
         )
 
@@ -468,7 +468,7 @@ def _keys(since: datetime, now: datetime) -> Iterator[News]:
             at=row.expires_at or now,  # in the future, so that a new channel gets this news too
             subject=f"{owner}: the key {row} expire{'s' if ahead else 'd'} on {row.expires_at:%Y-%m-%d}",
             text=f"Last used: {row.last_used_by or 'never'}." + (" Rotate it before then." if ahead else ""),
-            path=reverse("admin:deployments_accesskey_change", args=[row.pk]),
+            path=pages.page_of("accesskey", row.pk),
             project=row.environment.project_id if row.environment else None,
             data={"key": str(row), "expires_at": row.expires_at.isoformat() if row.expires_at else None},
         )

@@ -59,6 +59,7 @@ from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
 #: Half a minute at 20 calls per second with two workers.
 REPOSITORIES_PER_CHUNK = 250
+ROWS_COMPARED = 250  # rows in memory at once while a page of the registry's list is compared
 log = get_logger(__name__)
 
 
@@ -334,21 +335,13 @@ def _compare_list(sweep: Sweep, target: Target, listed: Listing, still_ours: Cal
     False if another process has taken the listing, the sweep was stopped, or there is no time for more pages.
     """
     ecr = target.ecr(answered=lambda operation, code: listed.calls.update([operation]))
-    seen = listed.seen
     rows = Repository.objects.filter(target.rows)
     for page, token in ecr.pages(listed.token):
         if not still_ours():
             return False
-        ours = {entry.name: entry for entry in page if target.names(entry.name)}
-        known = _by_name(rows, ours)
-        seen.update(row.pk for row in known.values())
-        fresh = [entry for name, entry in ours.items() if name not in known]
-        listed.discovered += len(fresh)
-        _note_changes(known, ours)
-        created = _discover(sweep, target, fresh)
-        seen.update(row.pk for row in created)
-        if sweep.adopt and not sweep.dry_run:  # to adopt lets the next sweep write, which a refresh must not decide
-            _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
+        ours = [entry for entry in page if target.names(entry.name)]
+        for start in range(0, len(ours), ROWS_COMPARED):
+            _compare_entries(sweep, target, listed, rows, ours[start : start + ROWS_COMPARED])
         listed.token = token
     # Missing: seen before the sweep and not in the list. Not those that a deploy is creating right now.
     expected = (
@@ -357,12 +350,28 @@ def _compare_list(sweep: Sweep, target: Target, listed: Listing, still_ours: Cal
         .exclude(repositories.may_be_invisible(sweep.started_at))
         .filter(free())
     )
-    gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
+    gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in listed.seen]
     listed.missing += len(gone)
     _note_missing(sweep, gone)
     image_states.record_missing(target.rows, config=target.config)
     listed.target, listed.seen = listed.target + 1, set()
     return True
+
+
+def _compare_entries(
+    sweep: Sweep, target: Target, listed: Listing, rows: QuerySet[Repository], entries: list[Listed]
+) -> None:
+    """Record what changed and what is new of these entries of the list."""
+    ours = {entry.name: entry for entry in entries}
+    known = _by_name(rows, ours)
+    listed.seen.update(row.pk for row in known.values())
+    fresh = [entry for name, entry in ours.items() if name not in known]
+    listed.discovered += len(fresh)
+    _note_changes(known, ours)
+    created = _discover(sweep, target, fresh)
+    listed.seen.update(row.pk for row in created)
+    if sweep.adopt and not sweep.dry_run:  # to adopt lets the next sweep write, which a refresh must not decide
+        _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
 
 
 def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repository]:

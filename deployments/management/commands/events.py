@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from deployments.access.key_strength import refuse_weak_keys
 from deployments.aws.sqs import EventQueue
+from deployments.checks import WITHOUT_PAGES
 from deployments.log import get_logger
 from deployments.models import ProcessRole
 from deployments.reconcile import change_events, connection_count, generation, processes, targets
@@ -19,6 +20,7 @@ log = get_logger(__name__)
 
 class Command(BaseCommand):
     help = "Consume ECR change events from RECONCILE_EVENTS_QUEUE_URL and correct drift within seconds."
+    requires_system_checks = WITHOUT_PAGES
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(

@@ -24,6 +24,7 @@ from django.db import connections
 from django.db.models import Q
 
 from deployments.access.audit import Trail, shell_user
+from deployments.checks import WITHOUT_PAGES
 from deployments.config import Configuration
 from deployments.deploys import versions
 from deployments.deploys.versions import Learned
@@ -35,6 +36,7 @@ from deployments.row_values import MANAGED, Management
 
 class Command(BaseCommand):
     help = "Check repositories now and correct drift from the configured policy. Give names, or --all."
+    requires_system_checks = WITHOUT_PAGES
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="repository names, such as trigger/proj_…")

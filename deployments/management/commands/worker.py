@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from deployments import tasks
 from deployments.access.key_strength import refuse_weak_keys
+from deployments.checks import WITHOUT_PAGES
 from deployments.models import ProcessRole
 from deployments.reconcile import connection_count, generation
 from deployments.worker import Supervisor, WorkerRefused, unready
@@ -15,6 +16,7 @@ from deployments.worker import Supervisor, WorkerRefused, unready
 
 class Command(BaseCommand):
     help = "Run the background worker: schedules, sweeps, timeouts, notifications. Supervises django-q2's cluster."
+    requires_system_checks = WITHOUT_PAGES
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
