@@ -5571,7 +5571,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_token_that_aws_refuses_lets_the_listing_begin_again_once",
         ),
         (
-            "_compare_list",
+            "_compare_entries",
             "sweep.adopt and not sweep.dry_run",
             "sweep.adopt",
             "reconcile/test_refresh.py::test_an_unmanaged_repository_shows_who_can_pull_and_stays_unmanaged",
