@@ -52,6 +52,20 @@ def full(eight_threads: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """How long requests would wait for a place. Here each wait ends at once without one."""
+    seconds: list[float | None] = []
+
+    class Line(threading.Condition):
+        def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+            seconds.append(timeout)
+            return False
+
+    monkeypatch.setattr(bulkhead, "_free", Line())
+    return seconds
+
+
 def others(count: int) -> ExitStack:
     """So many places held by other threads, until the end of the block."""
     stack, leave = ExitStack(), threading.Event()
@@ -172,17 +186,9 @@ def test_one_thread_does_not_wait_even_for_a_moment(full: None, monkeypatch: pyt
 
 @pytest.mark.parametrize("ago", [0.0, 0.3])
 def test_nothing_is_waited_for_when_no_place_has_become_free_lately(
-    ago: float, full: None, monkeypatch: pytest.MonkeyPatch
+    ago: float, full: None, waited: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AWS hangs: to wait would only take one more thread."""
-    waited: list[float | None] = []
-
-    class Line(threading.Condition):
-        def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-            waited.append(timeout)
-            return False
-
-    monkeypatch.setattr(bulkhead, "_free", Line())
     monkeypatch.setattr(bulkhead, "_left_at", time.monotonic() - ago)
 
     with pytest.raises(Refusal), bulkhead.place():
@@ -191,15 +197,7 @@ def test_nothing_is_waited_for_when_no_place_has_become_free_lately(
     assert waited == ([] if ago else [0.25])
 
 
-def test_a_place_in_line_is_waited_for_for_twenty_seconds(full: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float | None] = []
-
-    class Line(threading.Condition):
-        def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-            waited.append(timeout)
-            return False
-
-    monkeypatch.setattr(bulkhead, "_free", Line())
+def test_a_place_in_line_is_waited_for_for_twenty_seconds(full: None, waited: list[float | None]) -> None:
     for _ in range(3):  # two may be in line at once
         with pytest.raises(Refusal), bulkhead.place(in_line=True):
             pass
