@@ -48,6 +48,9 @@ class Installed:
             timeout=START_SECONDS,
         )  # fmt: skip
 
+    def files(self) -> set[Path]:
+        return {path for path in self.packages.rglob("*") if "__pycache__" not in path.parts}
+
     @contextmanager
     def running(self, *arguments: str, log: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
         with log.open("w") as output:
@@ -127,6 +130,7 @@ def test_the_command_tells_its_version_without_any_setting(installed: Installed)
 
 
 def test_migrate_web_worker_and_doctor_work_far_from_a_checkout(installed: Installed, tmp_path: Path) -> None:
+    before = installed.files()
     migrated = installed.run("migrate", "--verbosity", "0")
     assert (migrated.returncode, migrated.stderr) == (0, "")
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in installed.state.iterdir()} == {
@@ -153,6 +157,7 @@ def test_migrate_web_worker_and_doctor_work_far_from_a_checkout(installed: Insta
     assert "Traceback" not in web.read_text() + worker.read_text()
     assert (examined.returncode, examined.stderr) == (0, "")
     assert "0 failed" in examined.stdout
+    assert installed.files() == before  # nothing was written into the installation
 
 
 def test_a_folder_of_static_files_that_nobody_can_write_is_served_as_it_is(
