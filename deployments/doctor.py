@@ -174,7 +174,7 @@ def _settings() -> Iterator[ReportLine]:
             what="Static files",
             level=Level.WARN if public else Level.OK,
             says="collectstatic has not run; static files are served uncompressed.",
-            then="python manage.py collectstatic --noinput, then restart the web process." if public else "",
+            then=f"{settings.COMMAND} collectstatic --noinput, then restart the web process." if public else "",
         )
     except (OSError, ValueError) as error:
         yield ReportLine(
@@ -182,7 +182,7 @@ def _settings() -> Iterator[ReportLine]:
             what="Static files",
             level=Level.FAIL,
             says=f"{manifest} cannot be read ({type(error).__name__}), so every page fails.",
-            then="python manage.py collectstatic --noinput --clear, then restart the web process.",
+            then=f"{settings.COMMAND} collectstatic --noinput --clear, then restart the web process.",
         )
 
 
@@ -217,7 +217,7 @@ def _database() -> Iterator[ReportLine]:
             what="Migrations",
             level=Level.FAIL,
             says=f"{len(missing)} not applied: {names}{'…' if len(missing) > 5 else ''}.",
-            then="python manage.py migrate",
+            then=f"{settings.COMMAND} migrate",
         )
     else:
         yield ReportLine(part="Database", what="Migrations", level=Level.OK, says="All applied.")
@@ -388,7 +388,7 @@ def _processes(configuration: Configuration) -> Iterator[ReportLine]:
             level=Level.FAIL,
             says="No worker is running: no sweep, no timeout and no notification happens."
             + _last_heard(seen, ProcessRole.WORKER),
-            then="python manage.py worker",
+            then=f"{settings.COMMAND} worker",
         )
     yield from _queue()
     if not any(row.role == ProcessRole.EVENTS for row in seen.alive):
@@ -399,7 +399,7 @@ def _processes(configuration: Configuration) -> Iterator[ReportLine]:
                 what="Consumer",
                 level=Level.FAIL if last else Level.WARN,
                 says=f"No process consumes the change events: only the next sweep finds drift.{last}",
-                then="python manage.py events",
+                then=f"{settings.COMMAND} events",
             )
     if configuration.events_queue_url and not configuration.problems:
         yield from _change_feeds(configuration)

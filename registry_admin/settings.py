@@ -29,6 +29,8 @@ _FOLDERS = BASE_DIR if IN_CHECKOUT else BASE_DIR / "registry_admin"
 DOCS = _FOLDERS / "docs"
 #: The start of a command line that runs this program again.
 PROGRAM = [sys.executable, str(BASE_DIR / "manage.py")] if IN_CHECKOUT else [sys.executable, "-m", "registry_admin"]
+#: The same, as a person types it.
+COMMAND = "python manage.py" if IN_CHECKOUT else "registry-admin"
 # .env is optional, and a variable of the environment overrides it. An installed package reads only a named file.
 ENV_FILE = Path(os.environ.get("ENV_FILE") or (BASE_DIR / ".env" if IN_CHECKOUT else os.devnull))
 _VARIABLES, _PROBLEMS = config.read_env_file(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))

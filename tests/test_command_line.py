@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import get_commands
+from django.test import Client
 
 from tests.support.constants import HOST, POLICY
 
@@ -118,6 +120,18 @@ def test_the_table_has_every_command_of_ours() -> None:
     ours = {name for name, app in get_commands().items() if app == "deployments"}
 
     assert ours <= set(COMMANDS) | set(ELSEWHERE)
+
+
+@pytest.mark.django_db
+def test_the_doctor_and_the_pages_name_commands_as_they_are_typed_here(client: Client, settings: Any) -> None:
+    settings.COMMAND = "registry-admin"
+    client.force_login(User.objects.create_superuser("ada"))
+
+    page = client.get("/admin/setup/").content.decode()
+
+    assert "<code>registry-admin doctor</code>" in page
+    assert "registry-admin worker" in page
+    assert "python manage.py" not in page
 
 
 @pytest.mark.slow

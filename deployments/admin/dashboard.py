@@ -309,7 +309,9 @@ def _silence(seen: Seen) -> Iterator[Alarm]:
         yield Alarm(
             title="No worker is running",
             words=format_html(
-                "{} Sweeps, time-outs and notifications wait. Start one: <code>python manage.py worker</code>", last
+                "{} Sweeps, time-outs and notifications wait. Start one: <code>{} worker</code>",
+                last,
+                settings.COMMAND,
             ),
         )
     elif schedule := worker.overdue_schedule():
@@ -319,9 +321,10 @@ def _silence(seen: Seen) -> Iterator[Alarm]:
             title="No process consumes the change events",
             words=format_html(
                 "The last heartbeat of {} was {}; it did not end on SIGTERM. Only the next sweep finds drift. "
-                "Start one: <code>python manage.py events</code>",
+                "Start one: <code>{} events</code>",
                 lost[0],
                 ago(lost[0].beat_at),
+                settings.COMMAND,
             ),
         )
 

@@ -95,7 +95,7 @@ class Alarm:
 def say_if_no_worker(request: HttpRequest, sweep: Sweep) -> None:
     """Say on the next page that no worker runs, so that the sweep waits; nothing if a worker runs."""
     if absent := processes.absence(ProcessRole.WORKER):
-        words = f"{absent} {sweep} waits until one runs: python manage.py worker"
+        words = f"{absent} {sweep} waits until one runs: {settings.COMMAND} worker"
         messages.warning(request, words)
 
 

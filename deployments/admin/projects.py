@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db import IntegrityError
@@ -112,7 +113,9 @@ class ArchiveMenu(Several):
 @admin.register(Project)
 class ProjectAdmin(ReadOnly):
     page_template = "registry_admin/project.html"
-    nothing_yet = "No projects yet. Add one here, or: python manage.py bootstrap --email you@example.com --project NAME"
+    nothing_yet = (
+        f"No projects yet. Add one here, or: {settings.COMMAND} bootstrap --email you@example.com --project NAME"
+    )
     list_display = ("name_cell", "production", "staging", "preview", "created")
     list_filter = (ArchiveMenu,)
     search_fields = ("name", "^ref")

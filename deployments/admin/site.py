@@ -84,7 +84,7 @@ class RegistryAdmin(admin.AdminSite):
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context = super().each_context(request)
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
-        context["program_version"] = VERSION
+        context |= {"program_version": VERSION, "command_line": settings.COMMAND}
         context["can_mail"] = settings.MAIL_IS_CONFIGURED
         if context["has_permission"]:
             shell = dashboard.shell(request)

@@ -88,7 +88,7 @@ class SweepAdmin(ReadOnly):
     page_template = "registry_admin/sweep.html"
     change_list_template = "registry_admin/sweep_list.html"
     tools = True
-    nothing_yet = "No sweeps yet. A worker starts one on the schedule: python manage.py worker. Or start one here."
+    nothing_yet = f"No sweeps yet. A worker starts one on the schedule: {settings.COMMAND} worker. Or start one here."
     list_display = ("started", "status_cell", "scope", "result", "by", "lasted")
     list_filter = (
         menu("Status", "status", words=dict(SweepStatus.choices)),

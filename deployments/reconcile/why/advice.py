@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from django.conf import settings
+
 from deployments import policy
 from deployments.models import Repository
 from deployments.pull_failures import PullFailure
@@ -42,7 +44,7 @@ def by_policy(case: Case, says: str, *, certain: bool, steps: tuple[Step, ...] =
 
 
 def _write_again(case: Case, row: Repository) -> Step:
-    command = f"python manage.py reconcile {shlex.quote(row.name)}"
+    command = f"{settings.COMMAND} reconcile {shlex.quote(row.name)}"
     default = case.target.config.default_repository_policy if case.target else None
     principal = case.failure.principal or case.failure.caller
     verdict = case.answer(default or "", principal).verdict if principal else "depends"
@@ -72,10 +74,7 @@ def look_step(case: Case) -> tuple[Step, ...]:
     """The step to ask AWS; none if AWS was asked, or cannot be."""
     if case.look is not None or case.target is None or not case.failure.repository:
         return ()
-    return (Step(words="Ask AWS about the repository and the image now:", command=_LOOK),)
-
-
-_LOOK = "python manage.py why --look -"
+    return (Step(words="Ask AWS about the repository and the image now:", command=f"{settings.COMMAND} why --look -"),)
 
 
 def _image_id(case: Case) -> str:
