@@ -5,7 +5,7 @@
     python -m tests.docs.processes npx trigger.dev@latest deploy
 
 The variables PAGE_FOLDER (the page's folder, with the checkout in it), PAGE_ORIGIN (of its web process) and
-SANDBOX_URL say where. `end_all` ends what was started.
+SANDBOX_URL say where. `keep` ends what was started when its standard input closes, also if the tests are killed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ def deploy() -> None:
 
 def main(what: str, *arguments: str) -> None:
     folder = Path(os.environ["PAGE_FOLDER"])
-    if what == "systemctl":
+    if what == "keep":
+        sys.stdin.read()
+        end_all(folder)
+    elif what == "systemctl":
         systemctl(folder, *arguments)
     elif what == "terminal":
         terminal(folder, *arguments)

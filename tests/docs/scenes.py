@@ -24,7 +24,6 @@ from typing import Any
 
 from sandbox.control import CLUSTER_ACCOUNT, Sandbox
 from sandbox.installation import HOST, POLICY, REF
-from tests.docs import processes
 from tests.docs.pages import ROOT, TERMINALS, Block, statements
 
 #: In seconds: a line of a page; a command that prepares the scene.
@@ -66,6 +65,10 @@ class Scene:
             self.origin = f"http://localhost:{listener.getsockname()[1]}"
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.sandbox_port = listener.getsockname()[1]
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.docs.processes", "keep"], cwd=ROOT, stdin=subprocess.PIPE,
+            env=os.environ | {"PAGE_FOLDER": str(self.folder)}, start_new_session=True,
+        )  # fmt: skip
         commands = self.folder / "bin"
         commands.mkdir()
         ours = f"exec {shlex.quote(sys.executable)} -m tests.docs.processes"
@@ -229,4 +232,5 @@ class Scene:
             return json.loads(answer.read())
 
     def end(self) -> None:
-        processes.end_all(self.folder)
+        """End its processes; the keeper does it if the test process is killed before."""
+        self._keeper.communicate(timeout=COMMAND_SECONDS)

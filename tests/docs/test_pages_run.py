@@ -37,13 +37,14 @@ WEB, WORKER = "registry-admin-web", "registry-admin-worker"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory, sandbox_process: Sandbox) -> Scene:
+def installed(tmp_path_factory: pytest.TempPathFactory, sandbox_process: Sandbox) -> Iterator[Scene]:
     """A default installation with a project: SQLite, a key that the first start makes. Each page gets a copy of it."""
     scene = Scene(folder=tmp_path_factory.mktemp("installed") / "scene", sandbox=sandbox_process)
     checkout(scene.checkout)
     scene.write_env()
     scene.install()
-    return scene
+    yield scene
+    scene.end()
 
 
 @pytest.fixture
