@@ -164,7 +164,8 @@ def drain() -> None:
     """Work on running sweeps and roll-outs for TASK_SECONDS; queue wake-up tasks if work is left."""
     until = time.monotonic() + TASK_SECONDS
     while (seconds := until - time.monotonic()) > 0 and not stopping():
-        if sweeps.work(configuration=settings.CONFIGURATION, seconds=seconds, stopping=stopping):
+        own = settings.CONFIGURATION
+        if sweeps.work(configuration=own, seconds=seconds, stopping=stopping, wake=wake_workers):
             break
         if not _roll_out(seconds):
             return

@@ -44,7 +44,8 @@ from deployments.models import (
     VersionState,
 )
 from deployments.notify import news
-from deployments.reconcile import generation, processes, sweep_record
+from deployments.reconcile import generation, processes, sweep_record, sweeps
+from deployments.reconcile.chunks import ChunkRun
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.support.constants import CLUSTER, HOST, POLICY
@@ -119,6 +120,25 @@ def test_waking_the_workers_queues_one_task_for_each_piece_of_work_however_often
     tasks.wake_workers()
 
     assert OrmQ.objects.count() == 2
+
+
+def test_the_worker_that_has_listed_a_registry_wakes_the_others_for_the_chunks(
+    configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 2)
+    fill(sandbox, configure(DEPLOY_REGISTRY_HOST=HOST), 6)
+    waiting: list[int] = []
+
+    def end(run: ChunkRun) -> None:
+        waiting.append(tasks.waiting_tasks("drain"))
+        run.lease.finish({"remaining": [], "finished_at": Now()})
+
+    monkeypatch.setattr(ChunkRun, "run", end)
+    Sweep.objects.create(trigger=SweepTrigger.PERSON)
+    tasks.drain()
+
+    assert waiting == [3, 3, 3]  # before the first chunk was worked on
+    assert Sweep.objects.get().status == SweepStatus.DONE
 
 
 def test_without_an_ecr_registry_the_scheduled_sweep_is_over_at_once(configure: Configure) -> None:

@@ -29,6 +29,7 @@ from deployments.images import Version
 from deployments.log import get_logger
 from deployments.models import Environment, Project, Repository, RepositoryStatus
 from deployments.reconcile import targets
+from deployments.reconcile.chunks import learned_rate
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.targets import Target
 
@@ -88,7 +89,8 @@ def _owner(name: str, target: Target, projects: Mapping[str, int]) -> str | None
 
 
 def _paced(target: Target, calls_per_second: int) -> Ecr:
-    pace = Pace(float(calls_per_second), ceiling=float(calls_per_second))
+    ceiling = float(calls_per_second)
+    pace = Pace(learned_rate(target, ceiling), ceiling=ceiling)
 
     def answered(operation: str, code: str) -> None:
         (pace.refused if code in THROTTLED else pace.accepted)()

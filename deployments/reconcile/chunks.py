@@ -624,6 +624,7 @@ class _Budget:
         self._about: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
         self._host, self._ceiling = target.config.host, float(ceiling)
         self._key = (*self._about.values(), sweep_id)
+        self._row: Any = None
         self._holders = self._count()
         pace = _take_kept(self._key)
         if pace is None:
@@ -654,12 +655,22 @@ class _Budget:
         return max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
 
     def _stored(self) -> float:
-        """The learned rate. It decays: it doubles for every 15 minutes since it was confirmed, up to the ceiling."""
-        self._row: Any = CallBudget.objects.filter(**self._about).annotate(db_now=Now()).first()
-        if self._row is None:
-            return self._ceiling
-        quarters = int((self._row.db_now - self._row.changed_at).total_seconds() // 900)
-        return min(float(self._row.rate * 2 ** min(quarters, 20)), self._ceiling)
+        self._row, rate = _learned(self._about, self._ceiling)
+        return rate
+
+
+def learned_rate(target: Target, ceiling: float) -> float:
+    """The calls per second that AWS accepts of the registry's sweeps; the ceiling if it has never throttled them."""
+    return _learned({"account": target.registry.account, "region": target.registry.region}, ceiling)[1]
+
+
+def _learned(about: dict[str, Any], ceiling: float) -> tuple[Any, float]:
+    """The stored row, or None; and its rate, which doubles for every 15 minutes since it was confirmed."""
+    row: Any = CallBudget.objects.filter(**about).annotate(db_now=Now()).first()
+    if row is None:
+        return None, ceiling
+    quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
+    return row, min(float(row.rate * 2 ** min(quarters, 20)), ceiling)
 
 
 #: By registry and sweep: the rate limiter of a chunk that this process has left, and when it left it; monotonic.

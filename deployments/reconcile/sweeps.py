@@ -72,8 +72,11 @@ def work(
     seconds: float,
     sweep_id: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    wake: Callable[[], None] = lambda: None,
 ) -> bool:
     """Work on running sweeps for `seconds`, or until no work is left. True if work may be left.
+
+    Calls `wake` after a listing: other workers may take its chunks.
 
     Ends soon once `stopping` returns true: it waits for the calls that it has sent, and gives the rest back.
 
@@ -99,6 +102,7 @@ def work(
             if listing is not None:
                 with bound(sweep=piece.pk, actor=_actor(piece)):
                     _list(listing, configuration, stopping, until)
+                wake()
             continue
         if piece is None:
             return False

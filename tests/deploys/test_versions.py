@@ -20,7 +20,16 @@ from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
 from deployments.deploys import lifecycle, versions
 from deployments.images import Version
-from deployments.models import AuditEntry, Environment, EnvironmentType, Project, Repository, RepositoryStatus
+from deployments.models import (
+    AuditEntry,
+    CallBudget,
+    Environment,
+    EnvironmentType,
+    Project,
+    Repository,
+    RepositoryStatus,
+)
+from deployments.reconcile import pace
 from sandbox import images as made
 from sandbox.control import Sandbox
 from tests.support.constants import HOST
@@ -256,3 +265,22 @@ def test_a_throttled_listing_is_tried_again(
 
     assert learn(ecr_configuration).refused == ()
     assert version_of(environment) == f"{TODAY}.7"
+
+
+def test_the_tags_are_listed_at_the_rate_that_the_sweeps_have_learned(
+    ecr_configuration: Configuration, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = row_of(environment.project)
+    CallBudget.objects.create(account=row.account, region=row.region, rate=3.0)
+    rates: list[float] = []
+
+    class Pace(pace.Pace):
+        def __init__(self, rate: float, *, ceiling: float) -> None:
+            super().__init__(rate, ceiling=ceiling)
+            rates.append(rate)
+
+    monkeypatch.setattr(versions, "Pace", Pace)
+
+    learn(ecr_configuration)
+
+    assert rates == [3.0]
