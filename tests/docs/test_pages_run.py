@@ -53,7 +53,7 @@ def scene(installed: Scene, tmp_path: Path, sandbox_process: Sandbox) -> Iterato
     sandbox_process.reset()
     made = Scene(folder=tmp_path / "scene", sandbox=sandbox_process)
     shutil.copytree(installed.checkout, made.checkout, symlinks=True)
-    made.variables = installed.variables | {"TRIGGER_API_URL": made.origin, "STATE_DIR": str(made.state)}
+    made.variables = installed.variables | {"TRIGGER_API_URL": made.origin}
     made.write_env()
     yield made
     made.end()
@@ -167,18 +167,23 @@ def test_the_sandbox_answers_what_its_page_asks(tmp_path: Path, sandbox_process:
     assert "ecr:CreateRepository" in said
 
 
-def test_keys_are_replaced_and_what_they_encrypted_can_be_read(scene: Scene) -> None:
-    scene.write_env(**KEYS)
+@pytest.mark.parametrize("keys", [{}, {name: f"{key}/+=" for name, key in KEYS.items()}], ids=["of files", "of .env"])
+def test_keys_are_replaced_and_what_they_encrypted_can_be_read(scene: Scene, keys: dict[str, str]) -> None:
+    scene.write_env(**keys)
+    olds = [(scene.state / "secret_key").read_text().strip(), *keys.values()]
     scene.command(f"systemctl start {WEB}")
     set_variable(scene)
     recipes = of("docs/keys.md")
-    first = [block for block in recipes if block.heading == "Replace `ENCRYPTION_KEY`"]
+    first = [block for block in recipes if block.heading in ("The recipes", "Replace `ENCRYPTION_KEY`")]
 
     scene.run(first)
     assert stored(scene) == VARIABLE
     scene.command(f"systemctl start {WORKER}")
     scene.run(recipes[len(first) :])
 
+    settings = (scene.checkout / ".env").read_text()
+    assert settings.count("SECRET_KEY=") == settings.count("ENCRYPTION_KEY=") == 1
+    assert not [old for old in olds if old in settings]
     assert stored(scene) == VARIABLE
     assert deploy(scene)["status"] == "DEPLOYED"
     # Its status may be 2: a worker that is restarted again and again on a busy machine is late with its schedule.
@@ -209,8 +214,10 @@ def test_a_sqlite_database_is_backed_up_and_restored(scene: Scene) -> None:
 
 
 def test_a_postgresql_database_is_backed_up_and_restored(postgres: Scene) -> None:
-    postgres.command("psql -d postgres -c 'CREATE DATABASE registry_admin'")
-    url = f"postgresql://postgres:@/registry_admin?host={postgres.postgres['PGHOST']}"
+    # The role of docs/postgresql.md: it owns its database and can make no other one.
+    postgres.command("psql -d postgres -c \"CREATE ROLE registry_admin LOGIN PASSWORD 'choose-one'\"")
+    postgres.command("psql -d postgres -c 'CREATE DATABASE registry_admin OWNER registry_admin'")
+    url = f"postgres://registry_admin:choose-one@/registry_admin?host={postgres.postgres['PGHOST']}"
     postgres.write_env(**KEYS, DATABASE_URL=url)
     postgres.install()
 
