@@ -1,4 +1,4 @@
-"""What a process loads: a worker and the commands of sweeps neither the console nor the API, the web process all."""
+"""What a process loads: a worker and most commands neither the console nor the API, the web process all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ def loaded(command: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["worker", "events", "reconcile"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "worker", "events", "reconcile", "bootstrap", "configuration", "deployments", "keys", "notify", "projects",
+        "prune", "why", "writes",
+    ],
+)  # fmt: skip
 def test_a_command_that_shows_no_page_loads_neither_the_console_nor_the_api(command: str) -> None:
     assert loaded(command).isdisjoint(OF_PAGES)
 

@@ -24,6 +24,7 @@ from deployments import images
 from deployments.access import keys
 from deployments.access.audit import Actor, Trail
 from deployments.access.key_strength import refuse_weak_keys
+from deployments.checks import WITHOUT_PAGES
 from deployments.deploys import projects
 from deployments.models import AccessKey, KeyKind, Project
 
@@ -44,6 +45,7 @@ class _Result:
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Create an operator, a project with its environments, and the keys to deploy with. Safe to run again."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from deployments.access.audit import Trail
+from deployments.checks import WITHOUT_PAGES
 from deployments.models import ConfigurationGeneration
 from deployments.reconcile import generation
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Show which configuration counts (list), or choose it (activate DIGEST --reason …)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

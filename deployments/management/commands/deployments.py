@@ -21,6 +21,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.fields.json import KT
 
 from deployments import catalogue, clock, images
+from deployments.checks import WITHOUT_PAGES
 from deployments.deploys import lifecycle, promotions, push_credentials
 from deployments.models import SLUG_ALIASES, Deployment, DeploymentStatus, Environment, ImageStatus, Project
 
@@ -44,6 +45,7 @@ class Outcome:
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Show a deployment with the reason why it failed, or list deployments, newest first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

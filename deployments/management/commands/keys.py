@@ -21,6 +21,7 @@ from django.db.models import Q, QuerySet
 from deployments import clock
 from deployments.access import keys
 from deployments.access.audit import Trail
+from deployments.checks import WITHOUT_PAGES
 from deployments.errors import Refusal, refusal
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
 
@@ -38,6 +39,7 @@ def span(text: str) -> timedelta:
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "List, create, rotate and revoke access keys. A new key is printed once, on standard output."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -13,12 +13,14 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from deployments.access.audit import Trail, shell_user
+from deployments.checks import WITHOUT_PAGES
 from deployments.models import DeliveryStatus, NotificationChannel
 from deployments.notify import deliveries
 from deployments.notify.senders import DeliverySettings
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Notifications: list the channels, send a test message, or record new notifications and send them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

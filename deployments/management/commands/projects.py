@@ -14,12 +14,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from deployments.access.audit import Trail
+from deployments.checks import WITHOUT_PAGES
 from deployments.deploys import projects
 from deployments.errors import Refusal
 from deployments.models import Project
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "List, archive, restore and delete projects. An archived project takes no deploys; its keys still read."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

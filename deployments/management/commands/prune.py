@@ -15,9 +15,11 @@ from django.db import connection
 
 from deployments import retention
 from deployments.access.audit import Trail
+from deployments.checks import WITHOUT_PAGES
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Delete rows that are older than the settings RETENTION_…_DAYS allow. --dry-run says how many there are."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -14,11 +14,13 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments.access import second_factor
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
+from deployments.checks import WITHOUT_PAGES
 from deployments.deploys import environment_variables
 from deployments.notify import channels
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Encrypt all stored secrets with the first ENCRYPTION_KEY. Safe to run again."
 
     def handle(self, *args: Any, **options: Any) -> None:

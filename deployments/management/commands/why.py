@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from deployments.checks import WITHOUT_PAGES
 from deployments.errors import RegistryError
 from deployments.pull_failures import MAX_BYTES
 from deployments.reconcile import generation, why
@@ -23,6 +24,7 @@ from deployments.reconcile.why import Layer, Why
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = (
         "Say why an image could not be pulled: the text that kubelet, containerd, docker, ECS or buildx printed, on "
         "standard input (-) or in a file."

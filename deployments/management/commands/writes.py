@@ -8,10 +8,12 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from deployments.access.audit import Trail
+from deployments.checks import WITHOUT_PAGES
 from deployments.reconcile import writes_pause
 
 
 class Command(BaseCommand):
+    requires_system_checks = WITHOUT_PAGES
     help = "Stop all writes to AWS (pause --reason …), allow them again (resume), or show the state (status)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
