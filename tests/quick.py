@@ -41,12 +41,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
-#: The modules whose slow tests take longest, longest first. They are begun first, so that no process is left with one of
-#: them when the others have ended.
+#: The modules whose slow tests take longest, longest first. They are begun first, so that no process is left with one
+#: of them when the others have ended.
 _LONGEST = (
-    "e2e/test_cli.py", "docs/test_pages_run.py", "test_upgrade.py", "faults/test_configuration.py", "e2e/test_bodies.py",
-    "e2e/test_connections.py", "test_worker.py", "test_settings.py", "browser/test_pages.py", "e2e/test_login.py",
-    "faults/test_matrix.py", "e2e/test_demo.py", "e2e/test_flows.py", "api/test_properties.py", "test_installed.py",
+    "e2e/test_cli.py", "docs/test_pages_run.py", "test_upgrade.py", "faults/test_configuration.py",
+    "e2e/test_bodies.py", "e2e/test_connections.py", "test_worker.py", "test_settings.py", "browser/test_pages.py",
+    "e2e/test_login.py", "faults/test_matrix.py", "e2e/test_demo.py", "e2e/test_flows.py", "api/test_properties.py",
+    "test_installed.py",
 )  # fmt: skip
 
 
