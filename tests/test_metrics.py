@@ -55,6 +55,12 @@ def test_who_does_not_send_the_key_gets_no_number(path: str, given: str, watched
     assert (response.status_code, response.content) == (401, b"")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/status.json"])
+def test_a_monitor_asks_a_host_by_its_own_address(path: str, watched: Client) -> None:
+    assert watched.get(path, headers={"Host": "10.0.0.11:8000"}).status_code == 200
+    assert Client().get(path, headers={"Host": "10.0.0.11:8000"}).status_code == 401
+
+
 @pytest.mark.costly
 def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None:
     Installation(projects=2, repositories=12, deployments=40)

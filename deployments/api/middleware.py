@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core import signals
@@ -35,6 +36,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Programs poll these paths, so their lines are logged only with LOG_LEVEL=DEBUG, unless the server failed.
 _PROBES = frozenset({"healthz", "readyz"})
 _POLLS = frozenset({"api/v1/deployments/current", "metrics", "status.json"})
+_MONITORED = frozenset({"/metrics", "/status.json"})
 _LIVE = "X-Live"  # the header of an answer to an open page that renews itself (`deployments.admin.live`)
 _SENTENCES = {
     400: "The request is malformed.",
@@ -82,6 +84,8 @@ class RequestMiddleware:
             return views.healthz(request)
         if request.path_info == "/readyz":
             return views.readyz(request)
+        if request.path_info in _MONITORED:  # a monitor asks each host by its own address, and sends METRICS_KEY
+            request.META["HTTP_HOST"] = urlsplit(settings.CONFIGURATION.app_origin).netloc
         if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
             request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
             return _refusal(request, 400, "The address contains a NUL character.")
