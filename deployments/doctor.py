@@ -606,7 +606,7 @@ def statement_to_add(target: Target, denied: list[str]) -> str:
 
 
 def _probes(target: Target) -> Probes:
-    return Probes(ecr=target.ecr(attempts=1))
+    return Probes(ecr=target.ecr(attempts=1, probing=True))
 
 
 def _unused_name(target: Target) -> str:

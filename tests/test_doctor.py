@@ -221,10 +221,12 @@ WRITES = (
 
 @pytest.mark.costly
 def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
-    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = doctor.examine(configuration=ecr_configuration)
+    with caplog.at_level("INFO"):
+        report = doctor.examine(configuration=ecr_configuration)
 
+    assert "RepositoryNotFoundException" not in caplog.text  # it is what the doctor wants to be told
     assert failures(report) == []
     assert OWNER in line(report, "Identity").says
     for permission in ("ecr:GetRepositoryPolicy", "ecr:GetLifecyclePolicy", "ecr:BatchGetImage", *WRITES):

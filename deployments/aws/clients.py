@@ -214,8 +214,11 @@ WRITES = frozenset(
 WORDS_LOGGED = 300  # characters of what AWS says about a refused call; the repository's row has all of it
 
 
-def record_call(operation: str, started: float, outcome: Any, *, expected: bool = False, **about: str) -> None:
-    """Count one call to AWS, and write its line: INFO for a write, WARNING for one that was refused, DEBUG for a read.
+def record_call(
+    operation: str, started: float, outcome: Any, *, expected: bool = False, probe: bool = False, **about: str
+) -> None:
+    """Count one call to AWS, and write its line: INFO for a write, WARNING for one that was refused, DEBUG for a read
+    and for a `probe`, which only asks whether AWS allows the call.
 
     `outcome` is AWS's answer, its ClientError, or the RegistryError of a call without an answer; `expected`: its code
     is no failure. `started` is by `time.monotonic`. `about` names the repository or the queue.
@@ -228,7 +231,7 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
         aws_request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
     is_write, seconds = operation in WRITES, time.monotonic() - started
     measure.aws_call(operation=operation, outcome=code or "ok", seconds=seconds, is_write=is_write)
-    write = log.debug if not is_write else log.info if expected or not code else log.warning
+    write = log.debug if probe or not is_write else log.info if expected or not code else log.warning
     write(
         "aws.write" if is_write else "aws.read",
         operation=operation,

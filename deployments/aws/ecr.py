@@ -79,6 +79,7 @@ class Ecr:
     limit of a lease). `answered` is called after each answer with the operation and AWS's error code (empty: none).
     `attempts`: how often botocore tries a call. `Ecr` itself repeats a call only once, after expired credentials.
     `settings`: operation → the variable that its text comes from, for errors; empty: not from a setting.
+    `probing`: the calls only ask what AWS allows.
     """
 
     registry: EcrRegistry
@@ -88,6 +89,7 @@ class Ecr:
     answered: Callable[[str, str], None] = lambda operation, code: None
     attempts: int = ATTEMPTS_PER_CALL
     settings: Mapping[str, str] = field(default_factory=dict)
+    probing: bool = False
 
     @classmethod
     def of(cls, config: RegistryConfig, registry: EcrRegistry, **more: Any) -> Ecr:
@@ -520,13 +522,15 @@ class Ecr:
                 through = client or client_of("ecr", self.registry.region, self.access, self.attempts)
                 answer = through._make_api_call(operation, request)
                 self.answered(operation, "")
-                record_call(operation, started, answer, repository=name)
+                record_call(operation, started, answer, probe=self.probing, repository=name)
                 return answer
             except aws.ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 self.answered(error.operation_name, code)
                 is_expected = expected is not None and code in expected
-                record_call(error.operation_name, started, error, expected=is_expected, repository=name)
+                record_call(
+                    error.operation_name, started, error, expected=is_expected, probe=self.probing, repository=name
+                )
                 if expected is not None and is_expected:
                     answer = expected[code]
                     return answer(error) if callable(answer) else answer
@@ -537,7 +541,7 @@ class Ecr:
                 raise translated(error, operation, name, self.access, setting=self.settings.get(about, "")) from None
             except (aws.BotoCoreError, OSError) as error:
                 refused = translated(error, operation, name, self.access)
-                record_call(operation, started, refused, repository=name)
+                record_call(operation, started, refused, probe=self.probing, repository=name)
                 raise refused from None
             finally:
                 del _in_flight[call]
