@@ -390,7 +390,7 @@ def _processes(configuration: Configuration) -> Iterator[ReportLine]:
             + _last_heard(seen, ProcessRole.WORKER),
             then=f"{settings.COMMAND} worker",
         )
-    yield from _queue()
+    yield from _queue(seen)
     if not any(row.role == ProcessRole.EVENTS for row in seen.alive):
         last = _last_heard(seen, ProcessRole.EVENTS)
         if last or configuration.events_queue_url:
@@ -447,16 +447,24 @@ def _last_heard(seen: processes.Seen, role: ProcessRole) -> str:
     return f" The last process stopped without SIGTERM after {at:%Y-%m-%d %H:%M} UTC." if at else ""
 
 
-def _queue() -> Iterator[ReportLine]:
+def _queue(seen: processes.Seen) -> Iterator[ReportLine]:
     late = tasks.latest_schedule()
     overdue = worker.overdue_schedule()
-    yield ReportLine(
-        part="Worker",
-        what="Schedules",
-        level=Level.FAIL if overdue else Level.OK,
-        says=overdue or ("No schedule is overdue." if late else "There are no schedules yet: a worker adds them."),
-        then="Check that a worker runs, and read its log." if overdue else "",
-    )
+    level, then = Level.OK, ""
+    says = "No schedule is overdue." if late else "There are no schedules yet: a worker adds them."
+    if overdue:
+        level, says, then = Level.FAIL, overdue, "Check that a worker runs, and read its log."
+        ages = [
+            (row.db_now - row.started_at).total_seconds()  # type: ignore[attr-defined]
+            for row in seen.alive
+            if row.role == ProcessRole.WORKER
+        ]
+        if (
+            ages and max(ages) < worker.OVERDUE_SECONDS
+        ):  # after a stop every schedule is overdue until a worker reads it
+            level, then = Level.WARN, "Run the doctor again in a minute."
+            says = f"{overdue} The worker started {max(ages):.0f} seconds ago."
+    yield ReportLine(part="Worker", what="Schedules", level=level, says=says, then=then)
     waiting = tasks.oldest_waiting()
     slow = waiting is not None and waiting > QUEUE_WAIT_WARN_SECONDS
     yield ReportLine(

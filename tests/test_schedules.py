@@ -129,7 +129,8 @@ def test_the_supervisor_writes_the_schedules_anew_each_minute(declared: None) ->
 def overdue(declared: None) -> Process:
     """A worker runs, and still the tick is not started."""
     Schedule.objects.filter(name=TICK).update(next_run=timezone.now() - timedelta(seconds=100))
-    return Process.objects.create(role=ProcessRole.WORKER, host="worker-1", pid=1)
+    started = timezone.now() - timedelta(seconds=100)
+    return Process.objects.create(role=ProcessRole.WORKER, host="worker-1", pid=1, started_at=started)
 
 
 def test_a_schedule_is_overdue_after_90_seconds_and_not_before(declared: None) -> None:
@@ -176,6 +177,18 @@ def test_an_overdue_schedule_is_reported_by_the_probe_the_doctor_the_metrics_and
     call_command("worker", "--check")
     assert scrape.get("/status.json").json()["ok"] is True
     assert "A schedule is overdue" not in admin_client.get("/admin/").content.decode()
+
+
+def test_after_a_stop_the_doctor_gives_a_new_worker_time_to_read_the_schedules(overdue: Process, settings: Any) -> None:
+    Process.objects.update(started_at=timezone.now() - timedelta(seconds=10))
+
+    report = doctor.examine(configuration=settings.CONFIGURATION, offline=True)
+
+    line = next(line for line in report.lines if line.what == "Schedules")
+    assert line.level is Level.WARN
+    assert "is overdue by 10" in line.says
+    assert "The worker started 1" in line.says
+    assert "again in a minute" in line.then
 
 
 def test_a_schedule_that_stays_overdue_has_the_cluster_started_again(
