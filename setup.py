@@ -2,6 +2,7 @@
 in a checkout, and within `registry_admin` in an installed package. `registry_admin.settings` finds them in both places.
 """
 
+import shutil
 from typing import Any
 
 from setuptools import find_packages, setup
@@ -15,6 +16,12 @@ FOLDERS = {
 
 
 class Build(build_py):
+    def run(self) -> None:
+        """pip builds in the checkout: `build` may have modules of an earlier version, which would be installed too."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
     def find_package_modules(self, package: str, folder: str) -> Any:
         """None of the folders above: docs has a script that no installed package needs."""
         return [] if package in FOLDERS else super().find_package_modules(package, folder)
