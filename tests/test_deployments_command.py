@@ -61,7 +61,8 @@ def made(db: None) -> Made:
 
 
 def test_a_deployment_is_found_by_its_id_its_version_and_its_short_code(made: Made) -> None:
-    row = made()
+    row = made(triggered_by="ann@example.com", triggered_via="cli:manual")
+    assert "\nby          ann@example.com (cli:manual)\n" in ask("show", row.pk)
 
     for which in (row.pk, "20261127.1", row.short_code, row.short_code.upper()):
         assert ask("show", which).startswith("20261127.1 BUILDING in proj_one/prod (PROJ_ONE)\n")
@@ -75,7 +76,7 @@ def test_a_failed_build_is_shown_with_the_reason_the_end_of_its_output_and_its_c
 
     shown = ask("show", row.short_code)
 
-    assert "\nBuildError: npm exited with 1\nCode BuildError.\n" in shown
+    assert "\nBuildError: npm exited with 1\nThe end of the build's output:\n" in shown
     assert "\n    line 39\n" in shown
     assert "line 27\n" not in shown
     document = json.loads(ask("show", row.short_code, "--json"))
@@ -104,7 +105,10 @@ def test_a_deployment_whose_image_was_refused_names_the_code_and_the_command_tha
 
     shown = ask("show", row.short_code)
 
-    assert "\nError: No finalize\nCode image_not_found: `manage.py errors image_not_found` says what to do.\n" in shown
+    assert (
+        "\nError: No finalize\nCode image_not_found: `python manage.py errors image_not_found` says what to do.\n"
+        in shown
+    )
     assert f"\n- The image was not verified: {refusal.value.sentence} (image_not_found)\n" in shown
 
 

@@ -206,9 +206,10 @@ def _lines(row: Deployment) -> Iterator[str]:
     found = outcome(row)
     yield f"{row.version} {row.status} in {row.project.ref}/{row.environment} ({row.project.name})"
     yield found.words
-    if found.code:
-        more = f": `manage.py errors {found.code}` says what to do" if found.is_explained else ""
-        yield f"Code {found.code}{more}."
+    if found.is_explained:
+        yield f"Code {found.code}: `{settings.COMMAND} errors {found.code}` says what to do."
+    elif found.code and not found.words.startswith(f"{found.code}:"):
+        yield f"Code {found.code}."
     yield from (f"- {note}" for note in notes(row))
     if found.output:
         yield "The end of the build's output:"
@@ -220,7 +221,7 @@ def _lines(row: Deployment) -> Iterator[str]:
 
 
 def _facts(row: Deployment) -> dict[str, Any]:
-    by = " ".join(filter(None, (row.triggered_by, f"by {row.triggered_via}" if row.triggered_via else "")))
+    by = " ".join(filter(None, (row.triggered_by, f"({row.triggered_via})" if row.triggered_via else "")))
     return {
         "id": row.pk,
         "short code": row.short_code,
