@@ -5,6 +5,7 @@ The API, its event stream, the console and every command use the same sentences.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from django.db import Error, InterfaceError, OperationalError, ProgrammingError, connection
@@ -20,12 +21,17 @@ _FILE_FAULTS = {
     sqlite3.SQLITE_PERM: "cannot be made. Let this user write its folder.",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened. Its folder must exist, and this user must be able to write there.",
     sqlite3.SQLITE_NOTADB: "is not a database of SQLite. Correct DATABASE_URL or STATE_DIR, or restore a backup.",
-    sqlite3.SQLITE_CORRUPT: "is damaged. Restore a backup (docs/upgrading.md).",
+    sqlite3.SQLITE_CORRUPT: "is damaged. Restore a backup (docs/backup.md).",
     sqlite3.SQLITE_FULL: "cannot grow, because its disk is full.",
     sqlite3.SQLITE_IOERR: "cannot be read or written: its disk reports an error.",
 }
 #: SQLite's messages. psycopg has exception classes for these errors.
 _MISSING = ("no such table", "no such column", "has no column named")
+
+#: What PostgreSQL says of a connection that it will refuse again (PostgreSQL documentation, *Authentication Problems*).
+_REFUSED = re.compile(
+    r"FATAL: +(\w+ authentication failed|(role|user|database) .+ does not exist|no pg_hba\.conf entry)"
+)
 
 
 def outage(error: BaseException) -> Refusal | None:
@@ -53,7 +59,10 @@ def explained(error: BaseException) -> str | None:
     found = outage(error)
     if found is None or found.code != "database_unreachable" or not isinstance(error, Error):
         return found.sentence if found else None
-    return f"{found.sentence} ({words(error)})"
+    said = words(error)
+    if _REFUSED.search(said):
+        return f"The server's database refuses the connection. Correct DATABASE_URL, or make what it names. ({said})"
+    return f"{found.sentence} ({said})"
 
 
 def log_outage(error: BaseException, *, where: str) -> None:

@@ -159,3 +159,20 @@ def test_every_page_says_it(
     assert "The server&#x27;s database does not answer. Try again." in page.content.decode()
     assert page["Retry-After"] == "5"
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ('FATAL:  password authentication failed for user "a"', "refuses the connection. Correct DATABASE_URL"),
+        ('FATAL:  database "a" does not exist', "refuses the connection. Correct DATABASE_URL"),
+        ("FATAL:  the database system is starting up", "does not answer. Try again."),
+        ("Connection refused", "does not answer. Try again."),
+    ],
+)
+def test_a_command_that_postgresql_refuses_for_good_says_what_to_correct(said: str, sentence: str) -> None:
+    told = database.explained(OperationalError(f'connection to server at "h", port 5432 failed: {said}'))
+
+    assert told is not None
+    assert sentence in told
+    assert " ".join(said.split()) in told
