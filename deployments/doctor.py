@@ -459,9 +459,8 @@ def _queue(seen: processes.Seen) -> Iterator[ReportLine]:
             for row in seen.alive
             if row.role == ProcessRole.WORKER
         ]
-        if (
-            ages and max(ages) < worker.OVERDUE_SECONDS
-        ):  # after a stop every schedule is overdue until a worker reads it
+        # After a stop every schedule is overdue until a new worker has read it.
+        if ages and max(ages) < worker.OVERDUE_SECONDS:
             level, then = Level.WARN, "Run the doctor again in a minute."
             says = f"{overdue} The worker started {max(ages):.0f} seconds ago."
     yield ReportLine(part="Worker", what="Schedules", level=level, says=says, then=then)

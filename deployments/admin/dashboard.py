@@ -11,7 +11,7 @@ from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Coalesce, Left, Lower
+from django.db.models.functions import Coalesce, Left, Lower, Now
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -122,6 +122,9 @@ def _health_rows() -> dict[str, QuerySet[Any]]:
         "clocks": processes.with_wrong_clock(),
         "mail": NotificationChannel.objects.filter(kind=ChannelKind.MAIL, enabled=True),
         "schedules": tasks.overdue(worker.OVERDUE_SECONDS),
+        "settled workers": processes.alive(ProcessRole.WORKER).filter(
+            started_at__lte=Now() - timedelta(seconds=worker.OVERDUE_SECONDS)
+        ),
     }
 
 
@@ -137,7 +140,8 @@ def _problems(numbers: Mapping[str, int]) -> int:
         + bool(numbers["lost events"] and not numbers["events"])
         + numbers["clocks"]
         + bool(numbers["mail"] and mail_is_missing)
-        + bool(numbers["schedules"])
+        # After a stop every schedule is overdue until a new worker has read it.
+        + bool(numbers["schedules"] and (numbers["settled workers"] or not numbers["Worker"]))
     )
 
 

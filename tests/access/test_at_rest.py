@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +84,8 @@ def test_a_new_sqlite_database_and_its_files_are_for_their_owner_only(
 def test_an_existing_database_keeps_its_mode(
     database: Callable[[], Any], tmp_path: Path, django_db_blocker: Any
 ) -> None:
-    (tmp_path / "db.sqlite3").touch(0o640)
+    (tmp_path / "db.sqlite3").touch()
+    (tmp_path / "db.sqlite3").chmod(0o640)  # also under another umask than the usual one
     with django_db_blocker.unblock(), umask(0o022):
         database()
 
@@ -182,14 +185,29 @@ VALUES = {
 OTHER = "a-third-key-of-the-tests-0123456789-0123456789"
 
 
-def steps(title: str) -> list[dict[str, str] | str]:
-    """The steps of a recipe in docs/keys.md: settings, or `reencrypt`."""
-    text = (ROOT / "docs" / "keys.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    found: list[dict[str, str] | str] = []
-    for step in re.split(r"(?m)^\d\. ", text.partition("\n\nAfter a leak")[0])[1:]:
-        given = {name: value for name, value in re.findall(r"`([A-Z_]+)=((?:old|new)(?:,(?:old|new))?)`", step)}
-        found.append(given or re.findall(r"`python manage.py (reencrypt)`", step)[0])
-    return found
+def steps(title: str, before: dict[str, str], folder: Path) -> list[dict[str, str] | str]:
+    """The steps of a recipe in docs/keys.md: the settings in `.env` after its lines were run, or `reencrypt`."""
+    page = (ROOT / "docs" / "keys.md").read_text()
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?ms)^ +```sh\n(.*?)^ +```$", section)
+    script = "old=old new=new\n"
+    if "ENCRYPTION" in title:
+        script += re.search(r"(?m)^grep -q '.ENCRYPTION_KEY=.*$", page)[0]  # type: ignore[index]
+    for number, block in enumerate(blocks):
+        kept = [line for line in textwrap.dedent(block).splitlines() if not re.match("new=|sudo |python ", line)]
+        script += "\n".join(["", *kept, f"cp .env {number}\n"])
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in before.items()))
+    subprocess.run(["bash", "-euc", script], cwd=folder, check=True, timeout=30)
+    return [
+        "reencrypt"
+        if "python manage.py reencrypt" in block
+        else dict(line.split("=") for line in _lines(folder, number))
+        for number, block in enumerate(blocks)
+    ]
+
+
+def _lines(folder: Path, number: int) -> list[str]:
+    return (folder / str(number)).read_text().splitlines()
 
 
 def process(given: dict[str, str], fixed: dict[str, str]) -> Any:
@@ -218,9 +236,9 @@ def process(given: dict[str, str], fixed: dict[str, str]) -> Any:
     ],
 )
 def test_a_key_is_replaced_by_the_recipe_while_older_processes_still_run(
-    title: str, before: dict[str, str], fixed: dict[str, str], environment: Environment
+    title: str, before: dict[str, str], fixed: dict[str, str], environment: Environment, tmp_path: Path
 ) -> None:
-    recipe = steps(title)
+    recipe = steps(title, before, tmp_path)
     assert len(recipe) == 4
     assert recipe[2] == "reencrypt"
     user = User.objects.create_superuser("ada", "ada@example.com")

@@ -272,6 +272,10 @@ PROBLEMS: dict[str, tuple[int, Callable[[], object]]] = {
     ),
     "a schedule is overdue": (
         1,
+        lambda: (a_process("worker", started_at=timezone.now() - LONG_AGO), an_overdue_schedule()),  # type: ignore[func-returns-value]
+    ),
+    "a schedule is overdue after a stop": (
+        0,
         lambda: (a_process("worker"), an_overdue_schedule()),  # type: ignore[func-returns-value]
     ),
 }
