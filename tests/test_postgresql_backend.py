@@ -122,6 +122,9 @@ def test_a_statement_that_is_sent_over_and_over_is_prepared_once(environment: En
             assert environments.first(environment.pk) == environment
 
     assert len(queries) == 20
+    last = queries.captured_queries[-1]["sql"]
+    assert last.startswith("SELECT")
+    assert str(environment.pk) in last
     assert prepared(connection) == before + 1  # type: ignore[arg-type]
     assert environments.first(-1) is None
 

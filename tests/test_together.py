@@ -836,7 +836,11 @@ def held(table: str) -> Iterator[Callable[[], None]]:
         until = time.monotonic() + 20
         while time.monotonic() < until:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+                # Only in this database: the server has those of the other test processes too.
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+                    "WHERE NOT granted AND datname = current_database()"
+                )
                 if cursor.fetchall():
                     return
             time.sleep(0.02)

@@ -14,12 +14,19 @@ import select
 import time
 from typing import Any
 
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import base, operations
 
 CHECKED_SECONDS = 5.0
 
 
+class DatabaseOperations(operations.DatabaseOperations):
+    def last_executed_query(self, cursor: Any, sql: str, params: Any) -> str:
+        """The statement with its parameters, for the list of queries. psycopg does not keep a prepared one."""
+        return str(super().last_executed_query(cursor, sql, params) or self.compose_sql(sql, params))
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
+    ops_class = DatabaseOperations
     _checked_at = float("-inf")  # monotonic: when the connection was made, or last answered
 
     def get_new_connection(self, conn_params: Any) -> Any:
