@@ -277,7 +277,8 @@ def _rows_of(name: str, rounds: list[tuple[Round, Plans]]) -> list[Row]:
 
 #: Why a goal is missed, if it is: what is known from profiles.
 REASONS = {
-    "rate": "both cores are busy: see the CPU of server and database",
+    "rate": "the threads of a process wait for one another's interpreter lock; SQLite has one writer, and PostgreSQL "
+    "waits for the disk at each commit",
     "p99": "the threads of a process wait for its interpreter lock",
     "cpu": "middlewares, schema checks, the log line and the metrics",
     "one": "each statement is a round trip",

@@ -186,6 +186,8 @@ def test_ctrl_c_ends_a_command_without_a_traceback(migrated: Path) -> None:
     process = started(
         "manage.py", "shell", "--verbosity", "0", "--command", "import time; print('here', flush=True); time.sleep(60)",
         url=f"sqlite:///{migrated}",
+        # A shell's background process ignores SIGINT, and so would this one, if the tests run there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     said = process.stdout.readline()

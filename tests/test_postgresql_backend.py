@@ -44,11 +44,11 @@ def kept() -> Iterator[DatabaseWrapper]:
     made.close()
 
 
-def request(kept: DatabaseWrapper) -> list[str]:
+def request(kept: DatabaseWrapper, *, prepared: bool = False) -> list[str]:
     """The statements of a request with one query, which begins as Django begins each one."""
     kept.close_if_unusable_or_obsolete()
     kept.force_debug_cursor, before = True, len(kept.queries_log)
-    with kept.cursor() as cursor:
+    with kept.prepared_cursor() if prepared else kept.cursor() as cursor:
         cursor.execute("SELECT 2")
     kept.force_debug_cursor = False
     return [each["sql"] for each in kept.queries_log][before:]
@@ -82,13 +82,16 @@ def test_a_connection_that_has_just_answered_is_not_asked_at_each_request(
     assert len(asked) == 1
 
 
-def test_a_connection_that_the_server_ended_is_replaced_though_it_has_just_answered(kept: DatabaseWrapper) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_connection_that_the_server_ended_is_replaced_though_it_has_just_answered(
+    prepared: bool, kept: DatabaseWrapper
+) -> None:
     first = kept.connection.info.backend_pid
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
         assert cursor.fetchone() == (True,)
 
-    assert request(kept) == ["SELECT 2"]
+    assert request(kept, prepared=prepared) == ["SELECT 2"]
     assert kept.connection.info.backend_pid != first
 
 

@@ -58,6 +58,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         After a few times, psycopg prepares the statement on its connection (`prepare_threshold`), unless there is a
         pooler in between (`disable_server_side_cursors`), which may give the next statement to another connection.
         """
+        self.close_if_health_check_failed()  # as `cursor()` does
         self.ensure_connection()
         with self.wrap_database_errors:
             cursor = base.ServerBindingCursor(self.connection)  # type: ignore[call-arg]
