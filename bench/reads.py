@@ -312,7 +312,7 @@ def _cpu(nothing: Used, everything: Used, no_look: Used, look: Used) -> list[Row
 REASONS = {
     "memory": "modules 62 MB, botocore's data of ECR 8 MB; the rest is the sixteen threads and the rows of a chunk",
     "cpu": "boto3 takes 0.6 ms a call on a quiet machine",
-    "time": "the machine is busy: the calls come later than the rate allows",
+    "time": "half a second of ten goes by before the first call and after the last; or the machine is busy",
     "refused": "the rate rises by 0.5% a second until a call is refused",
     "hosts": "both cores are busy: a look takes CPU too, here and in the sandbox",
 }
