@@ -239,12 +239,12 @@ def _limited(one: Installation, rate: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _timed(figure: str, sweep: Paced, rate: int) -> Row:
+def _timed(figure: str, sweep: Paced, rate: int, reason: str = "time") -> Row:
     ratio = sweep.against(rate)
     return Row(
         figure=figure, measured=f"{sweep.seconds:.1f} s", reference=f"ideal {sweep.ideal(rate):.1f} s", ratio=ratio,
         goal=f"≤ {TIME:g} ×", met=ratio <= TIME, calls=f"{sweep.accepted} + {sweep.refused} refused",
-        reason=REASONS["time"],
+        reason=REASONS[reason],
     )  # fmt: skip
 
 
@@ -278,9 +278,9 @@ def _hosts(sandbox: Sandbox, folder: Path) -> list[Row]:
             calls=str(free[2].accepted), reason=REASONS["hosts"]),
         Row(figure=f"two worker hosts at {SHARED_LIMIT} calls a second", measured=f"{limited[2].seconds:.1f} s",
             reference=f"one host {limited[1].seconds:.1f} s", ratio=slower, goal=f"≤ {TIME:g} ×", met=slower <= TIME,
-            calls=f"{limited[2].accepted} + {limited[2].refused} refused", reason=REASONS["time"]),
-        _timed(f"a worker of two processes at {SHARED_LIMIT} calls a second", limited[1], SHARED_LIMIT),
-        _timed(f"two workers of two processes at {SHARED_LIMIT} calls a second", limited[2], SHARED_LIMIT),
+            calls=f"{limited[2].accepted} + {limited[2].refused} refused", reason=REASONS["shared"]),
+        _timed(f"a worker of two processes at {SHARED_LIMIT} calls a second", limited[1], SHARED_LIMIT, "shared"),
+        _timed(f"two workers of two processes at {SHARED_LIMIT} calls a second", limited[2], SHARED_LIMIT, "shared"),
     ]  # fmt: skip
 
 
@@ -314,5 +314,6 @@ REASONS = {
     "cpu": "boto3 takes 0.6 ms a call on a quiet machine",
     "time": "half a second of ten goes by before the first call and after the last; or the machine is busy",
     "refused": "the rate rises by 0.5% a second until a call is refused",
+    "shared": "with calls that take 200 ms, the rate that the workers learn falls too far: found, not yet mended",
     "hosts": "both cores are busy: a look takes CPU too, here and in the sandbox",
 }
