@@ -144,25 +144,25 @@ def test_a_reader_of_the_readme_installs_and_deploys(tmp_path: Path, sandbox_pro
         scene.end()
 
 
-def test_a_quick_start_ends_with_an_image_that_the_cluster_may_pull(tmp_path: Path, sandbox_process: Sandbox) -> None:
-    scene = Scene(folder=tmp_path / "scene", sandbox=sandbox_process)
+def said_in_a_checkout(blocks: list[Block], folder: Path, sandbox: Sandbox) -> str:
+    """What the lines of these blocks print in a new checkout in which nothing is installed."""
+    scene = Scene(folder=folder / "scene", sandbox=sandbox)
     checkout(scene.checkout)
     try:
-        said = scene.run(of("docs/quick-start.md"))
+        return scene.run(blocks)
     finally:
         scene.end()
+
+
+def test_a_quick_start_ends_with_an_image_that_the_cluster_may_pull(tmp_path: Path, sandbox_process: Sandbox) -> None:
+    said = said_in_a_checkout(of("docs/quick-start.md"), tmp_path, sandbox_process)
 
     assert f"{HOST}/trigger/proj_demo:" in said
     assert "in sync" in said
 
 
 def test_the_sandbox_answers_what_its_page_asks(tmp_path: Path, sandbox_process: Sandbox) -> None:
-    scene = Scene(folder=tmp_path / "scene", sandbox=sandbox_process)
-    checkout(scene.checkout)
-    try:
-        said = scene.run(of("sandbox/README.md"))
-    finally:
-        scene.end()
+    said = said_in_a_checkout(of("sandbox/README.md"), tmp_path, sandbox_process)
 
     assert "ecr:CreateRepository" in said
 
