@@ -77,7 +77,8 @@ class Connection(socket.socket):
     def _wait_for(self, size: int, flags: int, timeout: float | None) -> bytes:
         if self._too_slow or not self.waiting.acquire(timeout=PLACE_SECONDS):
             self._too_slow = True
-            raise ConnectionResetError(errno.ECONNRESET, "Too many threads wait for clients.")
+            # Not the client's fault, so the API answers with a 503. gunicorn knows the number, and ends without a line.
+            raise ConnectionAbortedError(errno.ECONNRESET, "Too many threads wait for clients.")
         started = time.monotonic()
         left = min(SILENT_SECONDS, SILENT_SECONDS + self._arrived / SLOWEST_BYTES_PER_SECOND - self._waited)
         try:

@@ -119,7 +119,10 @@ class _Arriving(io.RawIOBase):
 
 
 def _pieces(stream: Any, size: int, allowed: Rule, chunked: bool) -> Iterator[bytes]:
-    """What arrives of a body, at most `size` bytes. Raises BodyError if it breaks off, or is longer than is allowed."""
+    """What arrives of a body, at most `size` bytes.
+
+    Raises BodyError if it breaks off, or is longer than is allowed, and Refusal if the server does not wait for it.
+    """
     left = min(size, allowed.limit)
     try:
         while left and (piece := stream.read(min(left, _PIECE_BYTES))):
@@ -128,6 +131,10 @@ def _pieces(stream: Any, size: int, allowed: Rule, chunked: bool) -> Iterator[by
         more = chunked and not left and stream.read(1)
     except (BodyError, GeneratorExit):
         raise
+    except (
+        ConnectionAbortedError
+    ):  # the server ended it: too many threads wait for clients (registry_admin.slow_clients)
+        raise refusal("too_many_large_bodies") from None
     except Exception:  # each server has its own exception for a malformed chunk
         raise BodyError(400, "The body broke off.") from None
     if more:

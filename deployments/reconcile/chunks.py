@@ -59,7 +59,6 @@ UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many tries in a row with
 MAX_TRIES_PER_REPOSITORY = 8
 UNANSWERED_TRIES = 3  # a try without an answer counts as so many tries: it blocks a thread for 13 seconds
 LONGEST_REST_SECONDS = 16.0
-LEARNED_SHARE = 0.25  # each second, a worker moves the stored rate so far to the rate that it has measured
 CONFIRMED_EVERY = timedelta(minutes=1)  # a stored rate that throttling confirms is stored again after this time
 KEPT_SECONDS = 5.0  # from one chunk of a sweep to the next one in the same process
 CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
@@ -617,33 +616,29 @@ class _Budget:
     """This worker's part of the registry's calls per second.
 
     Each worker measures its own part (`Pace`). What they learn is kept in a row, from which the next sweep and a worker
-    that joins begin: each worker moves it a part of the way to its own measurement.
+    that joins begin.
     """
 
     def __init__(self, target: Target, ceiling: int, sweep_id: int = 0) -> None:
         self._about: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
         self._host, self._ceiling = target.config.host, float(ceiling)
         self._key = (*self._about.values(), sweep_id)
-        self._row: Any = None
-        self._holders = self._count()
         pace = _take_kept(self._key)
         if pace is None:
-            rate, ceiling_each = self._stored() / self._holders, self._ceiling / self._holders
-            pace = Pace(rate, ceiling=ceiling_each, rested=self._holders == 1)
+            workers = self._count()
+            pace = Pace(
+                _learned(self._about, self._ceiling)[1], ceiling=self._ceiling, workers=workers, rested=workers == 1
+            )
         self.pace = pace
 
     def share(self) -> None:
         """Take an equal part for each worker that has a chunk of this registry now, and store what was learned."""
-        mine, stored = min(self.pace.rate * self._holders, self._ceiling), self._stored()
-        learned = stored + (mine - stored) * LEARNED_SHARE if self._row is not None else mine
-        is_old = self._row is None or self._row.db_now - self._row.changed_at > CONFIRMED_EVERY
-        is_confirmed = self._row is not None and is_old and self.pace.calm < CONFIRMED_EVERY.total_seconds()
+        row, stored = _learned(self._about, self._ceiling)
+        learned = self.pace.share(stored if row else None, ceiling=self._ceiling, workers=self._count())
+        is_old = row is None or row.db_now - row.changed_at > CONFIRMED_EVERY
+        is_confirmed = row is not None and is_old and self.pace.calm < CONFIRMED_EVERY.total_seconds()
         if abs(learned - stored) > 0.01 * stored or is_confirmed:
             CallBudget.objects.update_or_create(**self._about, defaults={"rate": learned, "changed_at": Now()})
-        holders = self._count()
-        if holders != self._holders:
-            self.pace.divide(self._holders / holders, ceiling=self._ceiling / holders)
-            self._holders = holders
 
     def keep(self) -> None:
         """Keep the rate limiter for the next chunk of the sweep in this process: it knows what AWS accepts now."""
@@ -653,10 +648,6 @@ class _Budget:
         """The workers with a chunk of this registry, of which this is one."""
         chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
         return max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
-
-    def _stored(self) -> float:
-        self._row, rate = _learned(self._about, self._ceiling)
-        return rate
 
 
 def learned_rate(target: Target, ceiling: float) -> float:

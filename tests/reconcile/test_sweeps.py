@@ -504,7 +504,7 @@ def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_re
     [target] = targets.configured(fast)
     SweepChunk.objects.create(sweep=sweep, position=1, host=HOST, namespace="trigger", size=1, lease_owner="somebody",
                               lease_until=timezone.now() + timedelta(minutes=1))  # fmt: skip
-    assert chunks._Budget(target, 100)._holders == 1  # what rests takes no part of the rate
+    assert chunks._Budget(target, 100)._count() == 1  # what rests takes no part of the rate
 
 
 def test_rests_grow_and_are_bounded() -> None:
@@ -543,7 +543,7 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
     assert "AWS throttled GetRepositoryPolicy for each repository that the sweep tried" in sweep.error
     assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * chunks.THREADS_PER_CHUNK
     assert not Repository.objects.exclude(status=RepositoryStatus.IN_SYNC).exists()
-    assert CallBudget.objects.get().rate < 100  # that concerns the account
+    assert CallBudget.objects.get().rate < fast.calls_per_second / 2  # that concerns the account
 
 
 @pytest.mark.slow
