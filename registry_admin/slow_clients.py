@@ -75,7 +75,9 @@ class Connection(socket.socket):
         return data
 
     def _wait_for(self, size: int, flags: int, timeout: float | None) -> bytes:
-        if self._too_slow or not self.waiting.acquire(timeout=PLACE_SECONDS):
+        if self._too_slow:
+            raise ConnectionResetError(errno.ECONNRESET, "The client is too slow.")
+        if not self.waiting.acquire(timeout=PLACE_SECONDS):
             self._too_slow = True
             # Not the client's fault, so the API answers with a 503. gunicorn knows the number, and ends without a line.
             raise ConnectionAbortedError(errno.ECONNRESET, "Too many threads wait for clients.")

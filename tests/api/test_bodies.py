@@ -12,6 +12,7 @@ from django.test import Client
 from deployments import images
 from deployments.api import bodies
 from deployments.api.bodies import KIB, MAX_VALUES, MIB, BodyError, Rule, parse, without_dropped
+from deployments.errors import Refusal
 from deployments.models import BackgroundWorker, Deployment
 from tests.support.cli import HASH, WORKER, Cli
 
@@ -82,6 +83,27 @@ def test_a_third_large_body_is_a_503_that_is_worth_a_retry(cli: Cli, monkeypatch
 
     assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "too_many_large_bodies", "5")
     assert small.status == 200  # a small one needs no place
+
+
+def test_a_body_that_the_server_does_not_wait_for_is_worth_a_retry_and_one_that_the_client_ends_is_not() -> None:
+    class Ending(io.BytesIO):
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.error = error
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise self.error
+
+    def read(error: OSError) -> None:
+        list(bodies._pieces(Ending(error), MIB, RULE, chunked=False))
+
+    with pytest.raises(Refusal) as busy:
+        read(ConnectionAbortedError("Too many threads wait for clients."))
+    with pytest.raises(BodyError) as ended:
+        read(ConnectionResetError("The client hung up."))
+
+    assert (busy.value.code, busy.value.retryable) == ("too_many_large_bodies", True)
+    assert (ended.value.status, ended.value.sentence) == (400, "The body broke off.")
 
 
 @pytest.mark.costly
