@@ -64,7 +64,7 @@ class Pace:
         self._next = now - (BURST_SECONDS if rested and learned else 0.0)
         self._recent: deque[float] = deque()  # when AWS accepted the last calls
         self._accepted = 0
-        self._guessed = False  # whether nobody knows the rate, and there is no measurement from refusal to refusal yet
+        self._guessed = False  # whether the last measurement was of few calls, or of a burst beside other workers
         self._empty: tuple[float, int] | None = None  # when AWS's bucket was empty, and the calls accepted until then
         self._idle = self._changed = float("-inf")
         self._known = self._rate if learned else 0.0  # the last rate that was measured; 0: none
@@ -167,7 +167,7 @@ class Pace:
         if now - self._idle < WINDOW_SECONDS:  # there was less to do than the rate allows, so this measures too little
             measured, self._known = max(measured, self._known), 0.0
         if few:
-            measured = max(measured, self._rate / 4)
+            measured = max(measured, self._rate / 4)  # not measured, so only a step down
         self._rate = min(self._rate, measured)
         return True
 
@@ -175,9 +175,8 @@ class Pace:
         calm, wanted = now - self._refused, SETTLE_SECONDS if self._guessed else CALM_SECONDS
         if now - max(self._refused, self._grown) < 1 or calm < wanted or self._rate >= self._ceiling:
             return
-        factor = FAST_GROWTH_FACTOR if calm > LONG_CALM_SECONDS else GROWTH_FACTOR
-        if self._guessed:
-            factor = GUESS_FACTOR
+        calmly = FAST_GROWTH_FACTOR if calm > LONG_CALM_SECONDS else GROWTH_FACTOR
+        factor = GUESS_FACTOR if self._guessed else calmly
         self._rate = min(self._ceiling, self._rate * factor ** (now - max(self._grown, self._refused + wanted)))
         self._grown = now
 
