@@ -131,9 +131,7 @@ def _pieces(stream: Any, size: int, allowed: Rule, chunked: bool) -> Iterator[by
         more = chunked and not left and stream.read(1)
     except (BodyError, GeneratorExit):
         raise
-    except (
-        ConnectionAbortedError
-    ):  # the server ended it: too many threads wait for clients (registry_admin.slow_clients)
+    except ConnectionAbortedError:  # by the server: too many threads wait for clients (registry_admin.slow_clients)
         raise refusal("too_many_large_bodies") from None
     except Exception:  # each server has its own exception for a malformed chunk
         raise BodyError(400, "The body broke off.") from None

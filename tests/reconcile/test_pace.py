@@ -154,21 +154,23 @@ class Sweeps:
         refused = world.refused - refused
         return took / ((count - world.rate) / world.rate), refused / (count + refused)
 
+    def scheduled(self, number: int, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The times and the refused parts of so many sweeps, one every ten minutes."""
+        results = []
+        for _ in range(number):
+            began = self.world.now
+            results.append(self.sweep(count))
+            self.world.now = began + 600
+        times, refusals = zip(*results, strict=True)
+        return times, refusals
+
 
 @pytest.mark.parametrize("rate", [100, 50, 20])
 def test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused(
     rate: int,
 ) -> None:
-    world = World(rate)
-    sweeps = Sweeps(world, 1)
-    results = []
+    times, refusals = Sweeps(World(rate), 1).scheduled(10, 1000)
 
-    for _ in range(10):
-        began = world.now
-        results.append(sweeps.sweep(1000))
-        world.now = began + 600
-
-    times, refusals = zip(*results, strict=True)
     assert max(times) <= 1.05, times
     assert refusals[0] <= 0.1
     assert max(refusals[1:]) <= 0.03, refusals
@@ -197,17 +199,11 @@ def test_a_sweep_finds_a_rate_that_became_higher_and_one_that_became_lower() -> 
 def test_several_workers_soon_make_all_the_calls_that_aws_accepts_however_they_begin(
     delay: float, latency: float, rate: int, workers: int
 ) -> None:
-    world = World(rate)
-    sweeps = Sweeps(world, workers)
+    sweeps = Sweeps(World(rate), workers)
     sweeps.DELAY, sweeps.LATENCY = delay, latency
-    results = []
 
-    for _ in range(5):
-        began = world.now
-        results.append(sweeps.sweep(2000))
-        world.now = began + 600
+    times, refusals = sweeps.scheduled(5, 2000)
 
-    times, refusals = zip(*results, strict=True)
     assert max(times) <= 1.4, times  # some calls wait for the last chunks, which fewer workers have
     assert sum(times) / len(times) <= 1.15, times
     assert max(refusals[1:]) <= 0.08, refusals
