@@ -1426,12 +1426,19 @@ class ChangeFeed(models.Model):
 
 
 class CallBudget(models.Model):
-    """The calls per second that AWS accepts from our sweeps, learned from throttling. All workers share it."""
+    """The calls per second that AWS accepts from our sweeps, learned from throttling. All workers share it.
+
+    The row is a `reconcile.pace.Measurement`.
+    """
 
     account = models.CharField(max_length=12)
     region = models.CharField(max_length=32)
     rate = models.FloatField()
-    changed_at = models.DateTimeField(default=timezone.now)
+    measured_at = models.DateTimeField(null=True)  # None, before 0.2.0: as changed_at
+    seconds = models.FloatField(db_default=60.0)
+    accepted = models.PositiveBigIntegerField(db_default=0)
+    empty = models.BooleanField(db_default=False)
+    changed_at = models.DateTimeField(default=timezone.now)  # when a sweep last made calls
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "region"], name="call_budget_unique")]

@@ -13,13 +13,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connections
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
+from deployments import clock
 from deployments.aws.ecr import Ecr
 from deployments.aws.values import Details, Observation
 from deployments.catalogue import THROTTLED, sentence
@@ -39,13 +40,14 @@ from deployments.policy import RegistryPolicy
 from deployments.reconcile import desired, generation, image_states, registry_policies, repositories, targets
 from deployments.reconcile.kept_images import KeptImage
 from deployments.reconcile.lease import Lease, free
-from deployments.reconcile.pace import Pace
+from deployments.reconcile.pace import Measurement, Pace
 from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, record_images, size_of
 from deployments.reconcile.targets import Target
 from deployments.row_values import ConsumerPull, Management
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
+FIRST_CHECK_SECONDS = 0.2  # until then, workers that began at the same time have taken their chunks
 PROGRESS_SECONDS = 2  # results are saved this often, so that the counters of the sweep's page move
 #: The counters of a chunk's row. Each repository is counted in one of them.
 RESULTS = ("in_sync", "healed", "drifted", "failed", "unmanaged")
@@ -59,7 +61,7 @@ UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many tries in a row with
 MAX_TRIES_PER_REPOSITORY = 8
 UNANSWERED_TRIES = 3  # a try without an answer counts as so many tries: it blocks a thread for 13 seconds
 LONGEST_REST_SECONDS = 16.0
-CONFIRMED_EVERY = timedelta(minutes=1)  # a stored rate that throttling confirms is stored again after this time
+RESTED_AFTER = timedelta(seconds=5)  # without a call, AWS's bucket has filled
 KEPT_SECONDS = 5.0  # from one chunk of a sweep to the next one in the same process
 CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
@@ -173,7 +175,7 @@ class ChunkRun:
 
     def _work(self, budget: _Budget, submit: Callable[[Repository], Future[bool]]) -> None:
         """Keep all threads busy, check once a second for a reason to stop, and renew the lease until it is returned."""
-        next_check = time.monotonic() + 1
+        next_check = time.monotonic() + FIRST_CHECK_SECONDS
         next_renewal = time.monotonic() + LEASE_RENEWAL_SECONDS
         returned = False
         while self.pending or self.under_way:
@@ -183,9 +185,10 @@ class ChunkRun:
                 return
             self._collect()
             now = time.monotonic()
+            if budget.pace.due or now >= next_check:
+                budget.share()
             if now >= next_check:
                 next_check = now + 1
-                budget.share()
                 self._find_stop_reason()
                 saved_at = next_renewal - LEASE_RENEWAL_SECONDS
                 if self.unsaved or (self.counts and now - saved_at >= PROGRESS_SECONDS):
@@ -615,36 +618,52 @@ def _close_connections(pool: ThreadPoolExecutor) -> None:
 class _Budget:
     """This worker's part of the registry's calls per second.
 
-    Each worker measures its own part (`Pace`). What they learn is kept in a row, from which the next sweep and a worker
-    that joins begin.
+    What the workers measure together is kept in a row, from which the next sweep and a worker that joins begin.
     """
 
     def __init__(self, target: Target, ceiling: int, sweep_id: int = 0) -> None:
         self._about: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
         self._host, self._ceiling = target.config.host, float(ceiling)
         self._key = (*self._about.values(), sweep_id)
-        pace = _take_kept(self._key)
-        if pace is None:
-            workers = self._count()
-            pace = Pace(
-                _learned(self._about, self._ceiling)[1], ceiling=self._ceiling, workers=workers, rested=workers == 1
-            )
-        self.pace = pace
+        kept = _take_kept(self._key)
+        if kept is None:
+            row = _row(self._about)
+            epoch = clock.now().timestamp() - time.monotonic()
+            stored = _measurement(row, epoch) if row is not None else None
+            rested = row is not None and row.db_now - row.changed_at > RESTED_AFTER
+            rate = _learned(row, self._ceiling)
+            workers = self._workers()
+            pace = Pace(rate, ceiling=self._ceiling, workers=workers, stored=stored, rested=rested, alone=False)
+            kept = pace, epoch
+        self.pace, self._epoch = kept
 
     def share(self) -> None:
-        """Take an equal part for each worker that has a chunk of this registry now, and store what was learned."""
-        row, stored = _learned(self._about, self._ceiling)
-        learned = self.pace.share(stored if row else None, ceiling=self._ceiling, workers=self._count())
-        is_old = row is None or row.db_now - row.changed_at > CONFIRMED_EVERY
-        is_confirmed = row is not None and is_old and self.pace.calm < CONFIRMED_EVERY.total_seconds()
-        if abs(learned - stored) > 0.01 * stored or is_confirmed:
-            CallBudget.objects.update_or_create(**self._about, defaults={"rate": learned, "changed_at": Now()})
+        """Exchange with the other workers what AWS has accepted and refused, and take an equal part of the rate."""
+        row = _row(self._about)
+        merged = self.pace.merged(_measurement(row, self._epoch) if row is not None else None)
+        if merged is None or self._store(row, merged):
+            self.pace.keep(merged, workers=self._workers())
+        # Otherwise another worker was faster, and the next call of `share` adds to what it has stored.
+
+    def _store(self, row: Any, merged: Measurement) -> bool:
+        measured_at = datetime.fromtimestamp(merged.at + self._epoch, UTC)
+        values: dict[str, Any] = {
+            "rate": merged.rate,
+            "seconds": merged.seconds,
+            "accepted": merged.accepted,
+            "empty": merged.empty,
+        }
+        values |= {"measured_at": measured_at, "changed_at": Now()}
+        if row is None:
+            return CallBudget.objects.get_or_create(**self._about, defaults=values)[1]
+        seen = {"rate": row.rate, "accepted": row.accepted, "measured_at": row.measured_at}
+        return bool(CallBudget.objects.filter(pk=row.pk, **seen).update(**values))
 
     def keep(self) -> None:
         """Keep the rate limiter for the next chunk of the sweep in this process: it knows what AWS accepts now."""
-        _kept[self._key] = (self.pace, time.monotonic())
+        _kept[self._key] = (self.pace, self._epoch, time.monotonic())
 
-    def _count(self) -> int:
+    def _workers(self) -> int:
         """The workers with a chunk of this registry, of which this is one."""
         chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
         return max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
@@ -652,24 +671,35 @@ class _Budget:
 
 def learned_rate(target: Target, ceiling: float) -> float:
     """The calls per second that AWS accepts of the registry's sweeps; the ceiling if it has never throttled them."""
-    return _learned({"account": target.registry.account, "region": target.registry.region}, ceiling)[1]
+    return _learned(_row({"account": target.registry.account, "region": target.registry.region}), ceiling)
 
 
-def _learned(about: dict[str, Any], ceiling: float) -> tuple[Any, float]:
-    """The stored row, or None; and its rate, which doubles for every 15 minutes since it was confirmed."""
-    row: Any = CallBudget.objects.filter(**about).annotate(db_now=Now()).first()
+def _row(about: dict[str, Any]) -> Any:
+    return CallBudget.objects.filter(**about).annotate(db_now=Now()).first()
+
+
+def _measurement(row: Any, epoch: float) -> Measurement:
+    """The row's measurement. Its time is one of this process: `epoch` lies between it and the database's."""
+    at = (row.measured_at or row.changed_at).timestamp() - epoch
+    return Measurement(row.rate, at, row.seconds, row.accepted, row.empty)
+
+
+def _learned(row: Any, ceiling: float) -> float:
+    """The rate when calls were last made; it doubles for every 15 minutes since then."""
     if row is None:
-        return None, ceiling
+        return ceiling
+    rate = _measurement(row, 0.0).rate_at(row.changed_at.timestamp())
     quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
-    return row, min(float(row.rate * 2 ** min(quarters, 20)), ceiling)
+    return min(float(rate * 2 ** min(quarters, 20)), ceiling)
 
 
-#: By registry and sweep: the rate limiter of a chunk that this process has left, and when it left it; monotonic.
-_kept: dict[tuple[Any, ...], tuple[Pace, float]] = {}
+#: By registry and sweep: the rate limiter of a chunk that this process has left, the difference between its clock and
+#: the database's, and when it left it; monotonic.
+_kept: dict[tuple[Any, ...], tuple[Pace, float, float]] = {}
 
 
-def _take_kept(key: tuple[Any, ...]) -> Pace | None:
+def _take_kept(key: tuple[Any, ...]) -> tuple[Pace, float] | None:
     """The rate limiter that was kept a short time ago, for one thread only; None if there is none."""
-    pace, left_at = _kept.pop(key, (None, 0.0))
+    kept = _kept.pop(key, None)
     _kept.clear()  # of sweeps that have ended
-    return pace if time.monotonic() - left_at < KEPT_SECONDS else None
+    return kept[:2] if kept is not None and time.monotonic() - kept[2] < KEPT_SECONDS else None

@@ -4027,10 +4027,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
         (
-            "_Budget._count",
+            "_Budget._workers",
             'max(1, chunks.exclude(lease_owner="").count())',
             "1",
             "reconcile/test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
+        ),
+        (
+            "_Budget._store",
+            "filter(pk=row.pk, **seen)",
+            "filter(pk=row.pk)",
+            "reconcile/test_sweeps.py::test_a_worker_that_another_one_outran_stores_its_calls_the_next_time",
         ),
         (
             "ChunkRun._count",
@@ -4597,20 +4603,44 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/pace.py",
         (
-            "Pace._measure",
-            "if now - self._idle < WINDOW_SECONDS:",
-            "if False:",
+            "Pace._take",
+            "self._idle = now",
+            "pass",
+            "reconcile/test_pace.py::test_a_refusal_after_a_pause_measures_nothing_because_the_bucket_may_have_been_full",
+        ),
+        (
+            "Measurement.refused",
+            "or (is_learned and not self.empty)",
+            "",
+            "reconcile/test_pace.py::test_several_workers_soon_make_all_the_calls_that_aws_accepts_however_they_begin",
+        ),
+        (
+            "Measurement.refused",
+            "seconds if self.empty else max(seconds, 1.0)",
+            "seconds",
             "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
         ),
         (
-            "Pace._take",
-            "self._idle, self._empty = now, None",
-            "pass",
-            "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
+            "Measurement.ignores",
+            "refusal - self.at < settle",
+            "False",
+            "reconcile/test_pace.py::test_a_burst_of_refusals_teaches_one_lesson",
+        ),
+        (
+            "Pace._merge",
+            "self._count(stored.at - stored.window) - after",
+            "0",
+            "reconcile/test_sweeps.py::test_a_refusal_of_one_worker_is_measured_with_the_calls_of_all_of_which_each_counts_once",
+        ),
+        (
+            "Pace._keep",
+            "while self._accepted and self._accepted[0] <= self._merged_at:",
+            "while False:",
+            "reconcile/test_sweeps.py::test_a_refusal_of_one_worker_is_measured_with_the_calls_of_all_of_which_each_counts_once",
         ),
         (
             "Pace.wait",
-            "self._next -= 1 / self._rate",
+            "self._next -= length",
             "pass",
             "reconcile/test_pace.py::test_a_stop_is_noticed_while_a_call_waits_for_its_turn",
         ),
@@ -4637,12 +4667,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "\nCALM_SECONDS = 4.0",
             "\nCALM_SECONDS = 100.0",
             "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_four_seconds_without_a_refusal",
-        ),
-        (
-            "Pace.refused",
-            "now - self._changed < SETTLE_SECONDS or",
-            "",
-            "reconcile/test_pace.py::test_a_burst_of_refusals_teaches_one_lesson",
         ),
     ),
     *_in(
