@@ -314,6 +314,6 @@ REASONS = {
     "cpu": "boto3 takes 0.6 ms a call on a quiet machine",
     "time": "half a second of ten goes by before the first call and after the last; or the machine is busy",
     "refused": "the rate rises by 0.5% a second until a call is refused",
-    "shared": "the workers measure their parts apart, and the last chunks have fewer workers",
+    "shared": "the last chunks have fewer workers, which the others notice after up to a second",
     "hosts": "both cores are busy: a look takes CPU too, here and in the sandbox",
 }

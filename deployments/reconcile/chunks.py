@@ -61,7 +61,7 @@ UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many tries in a row with
 MAX_TRIES_PER_REPOSITORY = 8
 UNANSWERED_TRIES = 3  # a try without an answer counts as so many tries: it blocks a thread for 13 seconds
 LONGEST_REST_SECONDS = 16.0
-RESTED_AFTER = timedelta(seconds=5)  # without a call, AWS's bucket has filled
+RESTED_AFTER = timedelta(seconds=5)  # without a call of any worker, AWS's bucket has filled
 KEPT_SECONDS = 5.0  # from one chunk of a sweep to the next one in the same process
 CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
@@ -630,9 +630,8 @@ class _Budget:
             row = _row(self._about)
             epoch = clock.now().timestamp() - time.monotonic()
             stored = _measurement(row, epoch) if row is not None else None
-            rested = row is not None and row.db_now - row.changed_at > RESTED_AFTER
-            rate = _learned(row, self._ceiling)
-            workers = self._workers()
+            rate, workers = _learned(row, self._ceiling), self._workers()
+            rested = row is not None and (workers == 1 or row.db_now - row.changed_at > RESTED_AFTER)
             pace = Pace(rate, ceiling=self._ceiling, workers=workers, stored=stored, rested=rested, alone=False)
             kept = pace, epoch
         self.pace, self._epoch = kept
