@@ -37,6 +37,7 @@ LOWEST_RATE = 1.0  # calls per second; throttling lowers the rate no further
 BURST_SECONDS = 1.0  # calls that were not made in this time may be made at once, because AWS's bucket has filled
 JOIN_SECONDS = 0.5  # a worker that joins others begins so late, because they notice it after up to a second
 HOLD_SECONDS = 0.05  # after a refusal, no call begins for this time, in which the measurement is stored
+GUESS_HOLD_SECONDS = 0.1  # the same, while the rate is a guess, because it may be many times too high
 IDLE_SECONDS = 0.5  # so long without a call, there is less to do than the rate allows
 SLICE_SECONDS = 0.25  # longest sleep between two checks for a stop
 SAME_SECONDS = 0.001  # two times that differ by less are the same
@@ -187,7 +188,8 @@ class Pace:
             if self._refusal is not None or self._known.ignores(now):
                 return
             self._refusal = now
-            self._next = max(self._next, now + HOLD_SECONDS)
+            hold = HOLD_SECONDS if self._known.seconds else GUESS_HOLD_SECONDS
+            self._next = max(self._next, now + hold)
             if self._alone:
                 self._keep(self._merge(self._stored))
 
