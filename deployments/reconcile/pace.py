@@ -95,7 +95,8 @@ class Measurement:
         if idle or seconds > LONGEST_MEASUREMENT_SECONDS or (is_learned and not self.empty):
             # AWS's bucket may have been full since, so this measures nothing. The next refusal does.
             return Measurement(rate, at, empty=True)
-        if not is_learned and seconds > GUESS_SECONDS:  # it rose since, so the one of a second before was accepted
+        if not is_learned and self.empty and seconds > GUESS_SECONDS:
+            # The guess has risen since, and what it was a second ago was accepted.
             return Measurement(rate / GUESS_FACTOR, at, empty=True)
         if accepted >= FEWEST_CALLS:
             # A full bucket accepts the first calls in a burst, so they are not measured over less than a second.
