@@ -1434,7 +1434,7 @@ class CallBudget(models.Model):
     account = models.CharField(max_length=12)
     region = models.CharField(max_length=32)
     rate = models.FloatField()
-    measured_at = models.DateTimeField(null=True)  # None, before 0.2.0: as changed_at
+    measured_at = models.DateTimeField(null=True)  # None: 0.3.0 or older wrote the row, and changed_at stands for it
     seconds = models.FloatField(db_default=60.0)
     accepted = models.PositiveBigIntegerField(db_default=0)
     empty = models.BooleanField(db_default=False)

@@ -645,14 +645,15 @@ class _Budget:
         # Otherwise another worker was faster, and the next call of `share` adds to what it has stored.
 
     def _store(self, row: Any, merged: Measurement) -> bool:
-        measured_at = datetime.fromtimestamp(merged.at + self._epoch, UTC)
+        """Write the measurement, unless another worker has changed the row since. Whether it was written."""
         values: dict[str, Any] = {
             "rate": merged.rate,
+            "measured_at": datetime.fromtimestamp(merged.at + self._epoch, UTC),
             "seconds": merged.seconds,
             "accepted": merged.accepted,
             "empty": merged.empty,
+            "changed_at": Now(),
         }
-        values |= {"measured_at": measured_at, "changed_at": Now()}
         if row is None:
             return CallBudget.objects.get_or_create(**self._about, defaults=values)[1]
         seen = {"rate": row.rate, "accepted": row.accepted, "measured_at": row.measured_at}

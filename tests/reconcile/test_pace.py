@@ -103,7 +103,7 @@ class Sweeps:
                     rate,
                     ceiling=ceiling,
                     workers=holders(),
-                    rested=base is not None and world.now - self.active > 5,
+                    rested=base is not None and world.now - self.active > chunks.RESTED_AFTER.total_seconds(),
                     stored=base,
                     alone=False,
                     clock=world.time,
@@ -160,7 +160,7 @@ class Sweeps:
 
         for number, worker in enumerate(workers):
             self._at(number * self.DELAY, functools.partial(claim, worker))
-            self._at(number * self.DELAY + 0.2, functools.partial(learn, worker))
+            self._at(number * self.DELAY + chunks.FIRST_CHECK_SECONDS, functools.partial(learn, worker))
         while left:
             world.now, _, do = heapq.heappop(self._events)
             do()
