@@ -48,7 +48,7 @@ else
 test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI; T=path::name runs that one only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --database-only --ignore tests/policy --ignore tests/sandbox --ignore tests/attack $(ABREAST) $(ARGS)
-	$(PY) -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 endif
 
 fast: $(VENV)/.dev ## The fast tests on SQLite only, without the tables of many cases, the costly tests and the hostile suite

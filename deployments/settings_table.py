@@ -674,8 +674,8 @@ SETTINGS: tuple[Setting, ...] = (
         name="STATIC_ROOT",
         field="static_root",
         notation=notations.free_text("path"),
-        says="Folder into which collectstatic and each start of registry-admin web copy the console's static files. If "
-        "nothing can be written there, they are served as they are, there or in the package.",
+        says="Folder into which collectstatic, and a start of registry-admin web after an upgrade, copy the console's "
+        "static files. If nothing can be written there, they are served as they are, there or in the package.",
         default_says="staticfiles, beside manage.py; for an installed package static, in STATE_DIR",
         example="/var/lib/registry-admin/static",
     ),

@@ -18,6 +18,7 @@ import pytest
 from sandbox.control import Sandbox
 from tests.attack.attacker import Sent
 from tests.e2e.installation import Installation
+from tests.support import prepared
 
 KIND = "raw requests to gunicorn"
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ PROXIED = "203.0.113.7"
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with Sandbox.start() as sandbox:
         made = Installation(folder=tmp_path_factory.mktemp("attacked"), sandbox=sandbox)
-        made.manage("migrate", "--verbosity", "0")
+        prepared.migrate(made.database)
         with made.serving(TRUSTED_PROXIES="1", LOG_LEVEL="DEBUG") as made.origin:
             yield made
 

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from sandbox.control import Sandbox
 from tests.browser.served import ROOT, Served, log_in, new_context
+from tests.support import prepared
 
 AXE = "4.14.1"
 
@@ -77,8 +78,7 @@ def axe() -> str:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Sandbox.start() as aws:
         made = Served(folder=tmp_path_factory.mktemp("served"), more={**aws.environment(), "NOTIFY_ALLOW_PRIVATE": "1"})
-        made.run("manage.py", "migrate", "--verbosity", "0")
-        made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
+        prepared.migrate(made.folder / "db.sqlite3")
         seeded = json.loads(made.run("-c", SEED))
         names = ("user", "password", "codes", "pages")
         made.user, made.password, made.codes, made.pages = (seeded[name] for name in names)

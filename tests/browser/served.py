@@ -19,6 +19,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.admin.installation import ENVIRONMENT, SIGN_ON, STAGED
+from tests.support import prepared
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DESK, PHONE = (1360, 940), (390, 844)
@@ -44,7 +45,7 @@ class Served:
             "ENV_FILE": os.devnull,
             "SECRET_KEY": "only-for-this-installation-0123456789-0123456789-0123456789",
             "DATABASE_URL": f"sqlite:///{self.folder / 'db.sqlite3'}",
-            "STATIC_ROOT": str(self.folder / "static"),
+            "STATIC_ROOT": str(prepared.static_root()),
             "DJANGO_SETTINGS_MODULE": "registry_admin.settings",
             "PYTHONPATH": str(ROOT),
             "AWS_EC2_METADATA_DISABLED": "true",

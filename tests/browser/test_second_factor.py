@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.looked_at import check
 from tests.browser.served import Served, new_context
+from tests.support import prepared
 
 MAKE_PERSON = """
 import sys, django
@@ -125,8 +126,7 @@ def test_where_required_an_app_is_set_up_during_the_log_in(
 ) -> None:
     made = Served(folder=tmp_path_factory.mktemp("required"), password="a-password-of-nobody")
     made.more = {"SECOND_FACTOR_REQUIRED": "1"}
-    made.run("manage.py", "migrate", "--verbosity", "0")
-    made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
+    prepared.migrate(made.folder / "db.sqlite3")
     made.run("-c", MAKE_PERSON, "ola", made.password)
     with made.serving():
         context = new_context(browser, made)

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.looked_at import check
 from tests.browser.served import Served, new_context
+from tests.support import prepared
 from tests.support.openid_provider import CLIENT_ID, CLIENT_SECRET, Provider, running
 
 MAKE_PERSON = """
@@ -44,8 +45,7 @@ def signed_on(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> I
         "SSO_GROUPS": '{"staff": "viewer", "admins": "admin"}',
         "PASSWORD_LOG_IN": "0",
     }
-    made.run("manage.py", "migrate", "--verbosity", "0")
-    made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
+    prepared.migrate(made.folder / "db.sqlite3")
     made.run("-c", MAKE_PERSON, PASSWORD)
     with made.serving():
         provider.redirect_to = f"{made.origin}/admin/single-sign-on/back/"

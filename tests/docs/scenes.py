@@ -25,6 +25,7 @@ from typing import Any
 from sandbox.control import CLUSTER_ACCOUNT, Sandbox
 from sandbox.installation import HOST, POLICY, REF
 from tests.docs.pages import ROOT, TERMINALS, Block, statements
+from tests.support import prepared
 
 #: In seconds: a line of a page; a command that prepares the scene.
 LINE_SECONDS, COMMAND_SECONDS = 90, 120
@@ -34,7 +35,8 @@ CODE = ("deployments", "registry_admin", "sandbox", "static", "templates", "docs
 
 
 def checkout(folder: Path) -> None:
-    """A copy of the code as `git clone` gives it, with its compiled modules, so that no process compiles them again."""
+    """A copy of the code as `git clone` gives it, with its compiled modules and the files that a first start of `web`
+    collects, so that no process makes them again."""
     folder.mkdir()
     for name in CODE:
         if (ROOT / name).exists():
@@ -42,7 +44,7 @@ def checkout(folder: Path) -> None:
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith(("db.sqlite3", "secret_key")) and path.name != ".env":
             shutil.copy2(path, folder)
-    (folder / "staticfiles").mkdir()
+    shutil.copytree(prepared.static_root(), folder / "staticfiles")
     (folder / ".venv").symlink_to(sys.prefix)
 
 

@@ -14,6 +14,7 @@ import pytest
 from sandbox.control import Sandbox
 from tests.e2e.demo import Demo
 from tests.e2e.installation import Installation, Target
+from tests.support import prepared
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def installation_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
     # Below pytest's temporary folder, which it keeps for three runs: the log and the rows of a failure stay.
     with Sandbox.start() as sandbox:
         made = Installation(folder=tmp_path_factory.mktemp("installation"), sandbox=sandbox)
-        made.manage("migrate", "--verbosity", "0")
+        prepared.migrate(made.database)
         with made.serving() as made.origin:
             yield made
 

@@ -28,6 +28,7 @@ import pytest
 from deployments.reconcile import connection_count
 from sandbox.control import Sandbox
 from tests import postgresql
+from tests.support import prepared
 from tests.support.constants import HOST, POLICY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -58,7 +59,7 @@ class Running:
         return {
             "PATH": os.environ["PATH"],
             "ENV_FILE": os.devnull,
-            "STATIC_ROOT": str(self.folder / "static"),
+            "STATIC_ROOT": str(prepared.static_root()),
             "SECRET_KEY": "only-for-this-installation-0123456789-0123456789-0123456789",
             "METRICS_KEY": "only-for-this-installation-0123456789-0123456789",
             "DATABASE_URL": self.url,

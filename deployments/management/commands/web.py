@@ -1,13 +1,22 @@
 """`manage.py web`: the web server. The process becomes gunicorn, so its id stays and signals reach it."""
 
+import hashlib
+import json
 import os
 import sys
 from argparse import REMAINDER, ArgumentParser
+from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
+
+from registry_admin import VERSION
+
+SOURCES = "sources.sha256"  # in STATIC_ROOT: of which files the others were made
 
 
 class Command(BaseCommand):
@@ -28,6 +37,41 @@ class Command(BaseCommand):
         try:
             root.mkdir(parents=True, exist_ok=True)
             if os.access(root, os.W_OK):
-                call_command("collectstatic", interactive=False, verbosity=0)
+                collect(root)
         except OSError as error:
             self.stderr.write(f"STATIC_ROOT: no static files were copied into {root}: {error.strerror}.")
+
+
+def collect(root: Path) -> bool:
+    """Run collectstatic into `root`, unless these files are there already: compressing them takes seconds of a start.
+
+    Returns whether it ran. The file `SOURCES` in `root` is written last, so a run that was ended is done again.
+    Raises OSError.
+    """
+    sources, kept = _digest_of_sources(), root / SOURCES
+    if kept.exists() and kept.read_text() == sources and _is_whole(root):
+        return False
+    kept.unlink(missing_ok=True)
+    call_command("collectstatic", interactive=False, verbosity=0)
+    kept.write_text(sources)
+    return True
+
+
+def _digest_of_sources() -> str:
+    """SHA-256, as 64 hexadecimal digits, of the version and of the names and contents of all files to collect."""
+    digest = hashlib.sha256(VERSION.encode())
+    ignored: list[str] = apps.get_app_config("staticfiles").ignore_patterns
+    for finder in get_finders():
+        for path, storage in sorted(finder.list(ignored), key=lambda found: found[0]):
+            with storage.open(path) as file:
+                digest.update(f"\0{path}\0".encode() + hashlib.sha256(file.read()).digest())
+    return digest.hexdigest()
+
+
+def _is_whole(root: Path) -> bool:
+    """Whether each file is there that the pages name by the list of collectstatic."""
+    try:
+        names = json.loads((root / "staticfiles.json").read_text())["paths"].values()
+    except (FileNotFoundError, ValueError, LookupError):
+        return False
+    return all((root / name).is_file() for name in names)
