@@ -60,9 +60,9 @@ def collect(root: Path) -> bool:
 def _digest_of_sources() -> str:
     """SHA-256, as 64 hexadecimal digits, of the version and of the names and contents of all files to collect."""
     digest = hashlib.sha256(VERSION.encode())
-    ignored: list[str] = apps.get_app_config("staticfiles").ignore_patterns
+    config: Any = apps.get_app_config("staticfiles")
     for finder in get_finders():
-        for path, storage in sorted(finder.list(ignored), key=lambda found: found[0]):
+        for path, storage in sorted(finder.list(config.ignore_patterns), key=lambda found: found[0]):
             with storage.open(path) as file:
                 digest.update(f"\0{path}\0".encode() + hashlib.sha256(file.read()).digest())
     return digest.hexdigest()
