@@ -21,16 +21,30 @@ from structlog.contextvars import bound_contextvars as bound
 from structlog.contextvars import clear_contextvars as clear
 from structlog.contextvars import get_contextvars as context
 
-__all__ = ["Fields", "Formatter", "bind", "bound", "carried", "clear", "context", "get_logger", "harmless", "replaced"]
+__all__ = [
+    "Fields", "Formatter", "bind", "bound", "carried", "clear", "context", "get_logger", "harmless", "has_secret",
+    "replaced",
+]  # fmt: skip
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 HIDDEN = "(not kept)"
-#: Secrets: our keys, Slack URLs, a password in a URL, AWS key ids, private keys, tokens with a well-known prefix.
-SECRET_TEXT = re.compile(
-    r"tr_[a-z]+_[A-Za-z0-9]{12,}|hooks\.slack\.com/\S{4}|\w+://[^/\s:@]*:[^/\s@]+@|\bA[KS]IA[0-9A-Z]{12}"
-    r"|-----BEGIN|\b(?:gh[pousr]|xox[abprs]|glpat)[-_]\w{8}|(?i:\bbearer\s+\S{8})"
+#: (what such a text contains in lower case, pattern). To look for the first takes a tenth of the second's time.
+_SECRETS = tuple(
+    (part, re.compile(pattern))
+    for part, pattern in (
+        ("tr_", r"tr_[a-z]+_[A-Za-z0-9]{12,}"),  # our keys
+        ("hooks.slack.com/", r"hooks\.slack\.com/\S{4}"),
+        ("://", r"\w+://[^/\s:@]*:[^/\s@]+@"),  # a password in a URL
+        ("akia", r"\bAKIA[0-9A-Z]{12}"),  # AWS key ids
+        ("asia", r"\bASIA[0-9A-Z]{12}"),
+        ("-----begin", r"-----BEGIN"),  # private keys
+        ("gh", r"\bgh[pousr][-_]\w{8}"),  # tokens with a well-known prefix
+        ("xox", r"\bxox[abprs][-_]\w{8}"),
+        ("glpat", r"\bglpat[-_]\w{8}"),
+        ("bearer", r"(?i:\bbearer\s+\S{8})"),
+    )
 )
 _CONTROL = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]"
@@ -51,7 +65,13 @@ def harmless(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     lines = str(value).split("\n")
-    return "\n".join(HIDDEN if SECRET_TEXT.search(line) else _printable(line) for line in lines)
+    return "\n".join(HIDDEN if has_secret(line) else _printable(line) for line in lines)
+
+
+def has_secret(text: str) -> bool:
+    """Whether a part of the text looks like a secret."""
+    lowered = text.lower()
+    return any(pattern.search(text) for part, pattern in _SECRETS if part in lowered)
 
 
 def _printable(line: str) -> str:

@@ -442,8 +442,14 @@ def test_the_time_is_utc_with_milliseconds(lines: Log) -> None:
         "https://hooks.slack.com/services/T0/B0/x",
         "postgres://user:password@host",
         "AKIA" + "A" * 16,
+        "ASIA" + "A" * 16,
         "-----BEGIN RSA PRIVATE KEY-----",
         "Authorization: Bearer abcdefghijkl",
+        "AUTHORIZATION: BEARER abcdefghijkl",
+        "ghp_" + "a" * 36,
+        "ghu-" + "a" * 36,
+        "xoxb-" + "1" * 12,
+        "glpat-" + "a" * 20,
     ],
 )
 def test_a_value_that_looks_like_a_secret_is_not_kept_whichever_code_logs_it(secret: str, lines: Log) -> None:

@@ -37,7 +37,7 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from deployments.errors import NotFound, Refusal
-from deployments.log import HIDDEN, SECRET_TEXT
+from deployments.log import HIDDEN, has_secret
 from deployments.long_reads import in_pages
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
@@ -47,7 +47,7 @@ MAX_VALUES_LISTED = 200  # entries of a list or members of an object that are ke
 MAX_VALUE_CHARACTERS = 300  # characters of a text that are kept
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")
-#: Names of secret values (`secret_name` and `key_prefix` do not match). `SECRET_TEXT` matches secret texts.
+#: Names of secret values (`secret_name` and `key_prefix` do not match). `has_secret` finds secret texts.
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_\-.])(password|passwd|secret|token|authorization|cookie|credentials?|private_key|api_key|value)s?$"
 )
@@ -294,7 +294,7 @@ def _harmless(value: Any, *, name: str = "", depth: int = 4) -> Any:
 
 def _harmless_text(text: str) -> str:
     text = text.replace("\0", "")
-    if SECRET_TEXT.search(text):
+    if has_secret(text):
         return HIDDEN
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
 

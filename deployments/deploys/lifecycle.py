@@ -44,7 +44,7 @@ from deployments.models import (
     Repository,
 )
 from deployments.reconcile import bulkhead, generation, repositories, targets
-from registry_admin.compiled_queries import Compiled, prepared_cursor
+from registry_admin.compiled_queries import Compiled, CompiledInsert, prepared_cursor
 
 log = get_logger(__name__)
 
@@ -222,6 +222,7 @@ _by_idempotency_key = Compiled[Deployment](
 _locked_project = Compiled[Project](
     lambda pk: Project.objects.select_for_update(no_key=True).filter(pk=pk).order_by(), int
 )
+_inserted = CompiledInsert(Deployment)
 
 
 def _repeated(environment: Environment, key: str, request_digest: str, only_key: AccessKey | None) -> Deployment | None:
@@ -306,7 +307,7 @@ def _insert(
         version, now = _next_version(environment)
         short_code = images.new_short_code()
         tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
-        deployment = Deployment.objects.create(
+        deployment = Deployment(
             project=environment.project,
             environment=environment,
             short_code=short_code,
@@ -321,6 +322,7 @@ def _insert(
             last_request_at=now,
             **values,
         )
+        _inserted.run(deployment)
         if only_key is not None:
             keys.begin_deployment(only_key, deployment)
         log_change("deployment.created", deployment, image=deployment.image_ref)

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from django.db.backends.sqlite3 import base
@@ -103,7 +104,20 @@ class _Connection(sqlite3.Connection):
                 held.release()
 
 
+@lru_cache(maxsize=256)
+def _converted(query: str) -> str:
+    """The statement with “?” for each “%s”. The same few statements come again and again."""
+    convert: Any = base.SQLiteCursorWrapper.convert_query  # it uses nothing of its cursor
+    converted: str = convert(None, query)
+    return converted
+
+
 class _Cursor(base.SQLiteCursorWrapper):
+    def convert_query(self, query: Any, *, param_names: Any = None) -> Any:
+        if param_names is None:
+            return _converted(query)
+        return super().convert_query(query, param_names=param_names)
+
     def execute(self, query: Any, params: Any = None) -> Any:
         connection: Any = self.connection
         return connection.take_turn(query, lambda: super(_Cursor, self).execute(query, params))

@@ -2737,7 +2737,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/log.py",
         (
             "harmless",
-            "HIDDEN if SECRET_TEXT.search(line) else ",
+            "HIDDEN if has_secret(line) else ",
             "",
             "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whichever_code_logs_it",
             "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
