@@ -706,7 +706,7 @@ class Deployments(BaseModel):
 
 def refusals(*statuses: int) -> dict[int, type[BaseModel]]:
     """{status: Error} for the error answers of a route. Includes the statuses that every route has: a NUL in the
-    address or a malformed header (400), a body that is too large (413), too many unknown keys (429), and faults of the
-    server (500, 503).
+    address or a malformed header (400), a body without a length (411) or that is too large (413), too many unknown keys
+    (429), and faults of the server (500, 503).
     """
-    return dict.fromkeys(sorted({*statuses, 400, 413, 429, 500, 503}), Error)
+    return dict.fromkeys(sorted({*statuses, 400, 411, 413, 429, 500, 503}), Error)
