@@ -742,16 +742,16 @@ def test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_
 def test_a_version_and_its_deployment_are_taken_together_or_not_at_all(
     environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert = Deployment.objects.create
+    insert = lifecycle._inserted.run
     failed: list[int] = []
 
-    def once(**values: Any) -> Deployment:
+    def once(row: Deployment) -> None:
         if not failed:
-            failed.append(values["version_number"])
+            failed.append(row.version_number)
             raise IntegrityError("the short code is taken")
-        return insert(**values)
+        insert(row)
 
-    monkeypatch.setattr(Deployment.objects, "create", once)
+    monkeypatch.setattr(lifecycle._inserted, "run", once)
 
     assert create(environment, anywhere).deployment.version.number == 1
     assert failed == [1]
