@@ -206,7 +206,7 @@ def _repositories(since: datetime, most: int) -> Iterator[News]:
               "last_error_code", "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.select_related("project").only(*fields)
     drifted = rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since, incomparable_since=None)
-    for row in drifted.order_by("-drifted_since")[:most]:
+    for row in drifted.order_by("-drifted_since", "pk")[:most]:
         words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
@@ -215,7 +215,7 @@ def _repositories(since: datetime, most: int) -> Iterator[News]:
         error_since__gte=since,
         last_error_at__gt=F("error_since") + repositories.SAME_ERROR_TWICE_AFTER,
     )
-    for row in failing.order_by("-error_since")[:most]:
+    for row in failing.order_by("-error_since", "pk")[:most]:
         yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
 
 
