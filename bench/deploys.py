@@ -277,9 +277,9 @@ def _rows_of(name: str, rounds: list[tuple[Round, Plans]]) -> list[Row]:
 
 #: Why a goal is missed, if it is: what is known from profiles.
 REASONS = {
-    "rate": "the threads of a process wait for one another's interpreter lock; SQLite has one writer, and PostgreSQL "
-    "waits for the disk at each commit",
-    "p99": "the threads of a process wait for its interpreter lock",
+    "rate": "the two cores are busy: with the server's work, which no part of the profile leads, the database's, and that "
+    "of the load itself",
+    "p99": "the threads of a process wait for one another",
     "cpu": "middlewares, schema checks, the log line and the metrics",
     "one": "each statement is a round trip",
     "looking": "half of a process's threads may wait for AWS, and a look takes and returns a lease, each a transaction",
