@@ -277,8 +277,8 @@ def _rows_of(name: str, rounds: list[tuple[Round, Plans]]) -> list[Row]:
 
 #: Why a goal is missed, if it is: what is known from profiles.
 REASONS = {
-    "rate": "the two cores are busy: with the server's work, which no part of the profile leads, the database's, and that "
-    "of the load itself",
+    "rate": "the two cores are busy: with the server's work, which no part of the profile leads, the database's, and "
+    "that of the load itself",
     "p99": "the threads of a process wait for one another",
     "cpu": "middlewares, schema checks, the log line and the metrics",
     "one": "each statement is a round trip",
