@@ -60,7 +60,18 @@ def break_the_list(root: Path) -> None:
     (root / "staticfiles.json").write_text("{")
 
 
-@pytest.mark.parametrize("happens", [change, add, rename, lose_a_file, lose_the_list, break_the_list])
+def make_another_list(root: Path) -> None:
+    (root / "staticfiles.json").write_text('{"paths": []}')
+
+
+def break_the_digest(root: Path) -> None:
+    (root / web.SOURCES).write_bytes(b"\xff")
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [change, add, rename, lose_a_file, lose_the_list, break_the_list, make_another_list, break_the_digest],
+)
 def test_a_start_collects_again_after_a_change(root: Path, happens: Callable[[Path], None]) -> None:
     happens(root)
 

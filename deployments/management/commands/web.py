@@ -49,7 +49,7 @@ def collect(root: Path) -> bool:
     Raises OSError.
     """
     sources, kept = _digest_of_sources(), root / SOURCES
-    if kept.exists() and kept.read_text() == sources and _is_whole(root):
+    if kept.exists() and kept.read_bytes() == sources.encode() and _is_whole(root):
         return False
     kept.unlink(missing_ok=True)
     call_command("collectstatic", interactive=False, verbosity=0)
@@ -72,6 +72,6 @@ def _is_whole(root: Path) -> bool:
     """Whether each file is there that the pages name by the list of collectstatic."""
     try:
         names = json.loads((root / "staticfiles.json").read_text())["paths"].values()
-    except (FileNotFoundError, ValueError, LookupError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):  # broken, or another
         return False
     return all((root / name).is_file() for name in names)
