@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from django.db import connection
-from django.db.models import Model, QuerySet
+from django.db.models import AutoField, Model, QuerySet
 from django.db.models import query as querysets
 from django.db.models.sql import InsertQuery, UpdateQuery
 
@@ -89,7 +89,9 @@ class CompiledInsert:
 
     def __init__(self, model: type[Model]) -> None:
         self._fields = model._meta.local_concrete_fields
-        made = [each.name for each in self._fields if each.has_db_default() or each.generated or each.db_returning]
+        made = [
+            each.name for each in self._fields if each.has_db_default() or each.generated or isinstance(each, AutoField)
+        ]
         if made or model._meta.parents:
             raise TypeError(f"the database makes columns of {model.__name__}: {', '.join(made) or 'its parent'}")
         self._model = model
