@@ -47,7 +47,7 @@ test: $(VENV)/.dev
 else
 test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI; T=path::name runs that one only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
-	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --database-only --ignore tests/policy --ignore tests/sandbox --ignore tests/attack $(ABREAST) $(ARGS)
+	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow or postgresql" --database-only --ignore tests/policy --ignore tests/sandbox --ignore tests/attack $(ABREAST) $(ARGS)
 	$(PY) -m pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 endif
 

@@ -497,6 +497,7 @@ time.time = lambda: _real() + float(Path({path!r}).read_text())
 
 
 @pytest.mark.slow
+@pytest.mark.postgresql
 @pytest.mark.timeout(120)
 def test_a_worker_whose_clock_is_wrong_takes_no_work_at_its_start_and_while_it_runs_and_says_so(
     start: Callable[..., Running], tmp_path: Path
@@ -664,6 +665,7 @@ def test_what_is_no_outage_keeps_its_traceback(
 
 
 @pytest.mark.slow
+@pytest.mark.postgresql
 @pytest.mark.timeout(180)
 def test_a_database_that_is_away_for_8_seconds_is_one_log_line_in_each_process_and_the_cluster_goes_on(
     own_server: postgresql.Server, start: Callable[..., Running]
