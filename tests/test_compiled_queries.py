@@ -22,14 +22,14 @@ def environment() -> Environment:
     return Environment.objects.select_related("project").get(project=create_project(name="A"), slug="prod")
 
 
-def deployment(environment: Environment, number: int, **more: Any) -> Deployment:
+def deployment(environment: Environment, number: int) -> Deployment:
     values = {
         "type": "MANAGED", "content_hash": "é%s", "git": {"commitMessage": "100% ’’", "dirty": False},
         "error": None, "promotion_wanted": True, "begun_by": 2**40, "created_at": AT, "deadline": AT,
     }  # fmt: skip
     return Deployment(
         project=environment.project, environment=environment, version_day="20261127", version_number=number,
-        status="BUILDING", **values, **more,
+        status="BUILDING", **values,
     )  # fmt: skip
 
 
