@@ -44,7 +44,7 @@ _BODY = refusals(400, 401, 403, 404, 413, 415, 422)
 @router.post(
     "/v1/deployments",
     auth=may_begin,
-    response={200: schemas.CreatedDeployment, **_BODY, 409: schemas.Error},
+    response={200: schemas.CreatedDeployment, **_BODY, 409: None},
     exclude_none=True,
     summary="Begin a deployment: get a version, and an image ref whose repository is ready for the push",
 )
@@ -201,7 +201,7 @@ def _opened(log_in: LogIn | None) -> dict[str, Any] | None:
 @router.post(
     "/v1/deployments/{deployment_id}/background-workers",
     auth=may_go_on,
-    response={200: schemas.CreatedWorker, **_BODY, 409: schemas.Error},
+    response={200: schemas.CreatedWorker, **_BODY, 409: None},
     summary="Store the indexer's report about the image: BUILDING becomes DEPLOYING",
 )
 def background_workers(
@@ -386,7 +386,7 @@ def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = Fa
 @router.post(
     "/v1/deployments/{deployment_id}/cancel",
     auth=may_deploy,
-    response={204: None, **_BODY, 409: schemas.Error},
+    response={204: None, **_BODY, 409: None},
     summary="Cancel a deployment that has not ended",
 )
 def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel | None = None) -> Status[None]:

@@ -59,7 +59,7 @@ def show_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]
 
 @router.get(
     "/policy-versions/{version_id}/preview",
-    response={200: schemas.PolicyVersionPreview, **_READ, 409: schemas.Error},
+    response={200: schemas.PolicyVersionPreview, **_READ, 409: None},
     exclude_none=True,
     summary="What a version changes: who gains and who loses, and which environments would lose a pull",
 )

@@ -704,9 +704,10 @@ class Deployments(BaseModel):
     pagination: Pagination
 
 
-def refusals(*statuses: int) -> dict[int, type[BaseModel]]:
-    """{status: Error} for the error answers of a route. Includes the statuses that every route has: a NUL in the
-    address or a malformed header (400), a body without a length (411) or that is too large (413), too many unknown keys
-    (429), and faults of the server (500, 503).
+def refusals(*statuses: int) -> dict[int, None]:
+    """A route's error answers, for the description of the API. `deployments.api.Api` adds their body, `Error`.
+
+    Includes the statuses that every route has: a NUL in the address or a malformed header (400), a body without a
+    length (411) or that is too large (413), too many unknown keys (429), and faults of the server (500, 503).
     """
-    return dict.fromkeys(sorted({*statuses, 400, 411, 413, 429, 500, 503}), Error)
+    return dict.fromkeys(sorted({*statuses, 400, 411, 413, 429, 500, 503}))
