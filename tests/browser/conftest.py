@@ -1,8 +1,9 @@
-"""A real browser in front of a real installation: gunicorn with collected static files, Debian's chromium, axe-core.
+"""A real browser in front of a real installation: gunicorn with collected static files, Debian's Chromium, axe-core.
 
-Playwright comes from PyPI and brings no browser of its own; the browser is Debian's (`apt-get install chromium`), or
-the one that CHROMIUM names. axe-core comes from npm, once, into a cache folder. Where the browser or npm is missing
-the tests are skipped and say so. Everything happens from outside: no test here touches Django's own database.
+Playwright comes from PyPI and brings no browser of its own. The browser is Debian's `chromium-headless-shell`, which
+draws no window (half the CPU time), else its `chromium`, or the one that CHROMIUM names. axe-core comes from npm, once,
+into a cache folder. Where the browser or npm is missing the tests are skipped and say so. Everything happens from
+outside: no test here touches Django's own database.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ document.addEventListener('securitypolicyviolation', event => {
 
 
 def chromium() -> str:
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium-headless-shell") or shutil.which("chromium") or ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    absent = "" if chromium() else "no chromium here: apt-get install -y chromium"
+    absent = "" if chromium() else "no Chromium here: apt-get install -y chromium-headless-shell"
     absent = absent or ("" if shutil.which("npm") else "npm is not on PATH, and axe-core comes from it")
     for item in items:
         if here in item.path.parents:
