@@ -67,13 +67,11 @@ def test_the_list_of_the_longest_accepted_failures_stays_small(cli: Cli, django_
         f"/api/v1/deployments/{deployment_id}/fail", {"error": {"name": wide * 200, "message": wide * 10_000} | texts}
     )
     row = Deployment.objects.get(id=deployment_id)
-    Deployment.objects.bulk_create(
-        Deployment(
+    for number in range(24):  # bulk_create would escape each text twice for PostgreSQL, in ten seconds
+        Deployment.objects.create(
             project=row.project, environment=row.environment, version_day="20260801", version_number=number,
             status=row.status, git=row.git, error=row.error,
-        )
-        for number in range(24)
-    )  # fmt: skip
+        )  # fmt: skip
     AccessKey.objects.update(last_used_at=Now())  # or, a minute later, the use is recorded by a third query
 
     with django_assert_num_queries(2):

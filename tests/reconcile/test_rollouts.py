@@ -48,6 +48,7 @@ from tests.support.rollouts import (
     repositories_in_sync,
     started_with,
     work_off,
+    written_long_ago,
 )
 from tests.support.sweeps import sweep_all
 
@@ -619,6 +620,7 @@ def test_the_way_back_writes_nothing_to_a_repository_that_is_released_or_gone(
     work_off(own)
     with transaction.atomic():
         ownership.release(rows=[Repository.objects.get(pk=released.pk)], by="ann")
+    written_long_ago()
     sandbox.client("ecr").delete_repository(repositoryName=noticed.name)
     sweep_all(own)
     sandbox.client("ecr").delete_repository(repositoryName=gone.name)
@@ -649,6 +651,7 @@ def test_a_repository_that_is_deleted_in_the_middle_does_not_stop_the_roll_out(
     own = started_with(ecr_configuration, allowing(ONE, THREE))
     while newest().stage < 1:
         one_step(own)
+    written_long_ago()
     sandbox.client("ecr").delete_repository(repositoryName=newest().steps.get(stage=0).repository.name)
     sweep_all(own)
 
@@ -805,6 +808,7 @@ def test_what_was_there_before_is_not_put_back_on_another_repository_of_the_same
     sandbox.client("ecr").set_repository_policy(repositoryName=by_hand, policyText=allowing(ONE, TWO))
     own = started_with(ecr_configuration, allowing(ONE, THREE))
     assert work_off(own).state == VersionState.ACTIVE, newest().reason
+    written_long_ago()
     sandbox.client("ecr").delete_repository(repositoryName=by_hand)
     sweep_all(own)
     deploy(own, project, by_hand)
@@ -826,6 +830,7 @@ def test_a_canary_that_is_created_again_does_not_count_as_written(
     own = started_with(ecr_configuration, allowing(ONE, THREE))
     while not newest().steps.filter(state=StepState.OPEN).exists():
         one_step(own)
+    written_long_ago()
     sandbox.client("ecr").delete_repository(repositoryName=row.name)
     sweep_all(own)
     deploy(own, project, row.name)

@@ -54,6 +54,11 @@ def deploy(own: Configuration, project: Project, name: str) -> Repository:
     )
 
 
+def written_long_ago() -> None:
+    """From now on, a repository that ECR does not find is missing. Shortly after a write, ECR would be asked again."""
+    Repository.objects.update(written_at=None)
+
+
 def newest() -> PolicyVersion:
     return PolicyVersion.objects.order_by("-number")[0]
 

@@ -20,6 +20,7 @@ def sweep_all(configuration: Configuration, *, trigger: SweepTrigger = SweepTrig
 def work_off(configuration: Configuration, sweep: Sweep, *, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while sweep.status == SweepStatus.RUNNING and time.monotonic() < until:
-        if not sweeps.work(configuration=configuration, seconds=10, sweep_id=sweep.pk):
-            time.sleep(0.05)
+        worked = sweeps.work(configuration=configuration, seconds=10, sweep_id=sweep.pk)
         sweep.refresh_from_db()
+        if not worked and sweep.status == SweepStatus.RUNNING:
+            time.sleep(0.05)
