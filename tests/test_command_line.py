@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from django.contrib.auth.models import User
 from django.core.management import get_commands
 from django.test import Client
 
+from tests.support import prepared
 from tests.support.constants import HOST, POLICY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,12 +78,14 @@ SETTINGS = {
 }
 
 
-def started(*command: str, url: str, **options: Any) -> subprocess.Popen[str]:
-    """A process that obeys the modes of files also if root runs the tests."""
+def started(
+    *command: str, url: str, more: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> subprocess.Popen[str]:
+    """A process that obeys the modes of files also if root runs the tests. `more`: settings beside the usual ones."""
     dropped = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
     return subprocess.Popen(
         [*(dropped if os.geteuid() == 0 else []), sys.executable, *command], cwd=ROOT, text=True,
-        env={**SETTINGS, "DATABASE_URL": url}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        env={**SETTINGS, "DATABASE_URL": url, **more}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
@@ -88,13 +93,11 @@ def started(*command: str, url: str, **options: Any) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "db.sqlite3"
-    for arguments in (
-        ["migrate", "--verbosity", "0"],
-        ["bootstrap", "--email", "ada@example.com", "--project", "A project"],
-    ):
-        process = started("manage.py", *arguments, url=f"sqlite:///{path}")
-        _, complaints = process.communicate(timeout=60)
-        assert process.returncode == 0, complaints
+    prepared.migrate(path)
+    arguments = ["bootstrap", "--email", "ada@example.com", "--project", "A project"]
+    process = started("manage.py", *arguments, url=f"sqlite:///{path}")
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0, complaints
     return path
 
 
@@ -164,6 +167,17 @@ def test_the_web_server_ends_in_the_same_sentence(state: str, tmp_path: Path) ->
     assert process.returncode != 0
     assert re.search(STATES[state] if state == "no database" else re.escape(STATES[state]), complaints)
     assert "Traceback" not in complaints
+
+
+@pytest.mark.slow
+def test_the_web_server_names_a_doubtful_setting_once(migrated: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{shutil.copy(migrated, tmp_path)}"
+    doubtful = {"DEPLOY_REGISTRY_HOST": "registry", "STATIC_ROOT": str(prepared.static_root())}
+    process = started("manage.py", "web", "--", "--check-config", url=url, more=doubtful)
+    said, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == 0, complaints
+    assert (said + complaints).count("a user of Docker Hub") == 1
 
 
 @pytest.mark.slow

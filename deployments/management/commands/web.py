@@ -20,6 +20,7 @@ SOURCES = "sources.sha256"  # in STATIC_ROOT: of which files the others were mad
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # `registry_admin.wsgi` does them, and says what they found; they take half a second
     help = "Run the web server at BIND, with WEB_CONCURRENCY processes of WEB_THREADS threads each."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
