@@ -31,6 +31,7 @@ from urllib.parse import urlencode
 from sandbox.control import OWNER_ACCOUNT, Sandbox
 from sandbox.images import Image, build, push
 from tests.postgresql import Server
+from tests.support import prepared
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Each installation has a registry of its own in the sandbox that they share.
@@ -721,7 +722,10 @@ def installations(folder: Path) -> Iterator[Callable[..., Installation]]:
                 installation = Installation(database=database, sandbox=sandbox, folder=own, tell=tell)
                 stack.callback(installation.stop)
                 if not empty:
-                    installation.manage("migrate", "--verbosity", "0")
+                    if isinstance(database, Sqlite):
+                        prepared.migrate(own / "db.sqlite3")
+                    else:
+                        installation.manage("migrate", "--verbosity", "0")
                     installation.bootstrap("First")
                 made[key] = installation
             return made[key]
