@@ -37,7 +37,7 @@ SHARED, LATENCY_SECONDS, SHARED_LIMIT, GAIN = 2_000, 0.2, 100, 1.8
 #: Not of a sweep: `reconcile --all` lists the tags after it.
 AFTER_THE_SWEEP = "ListImages"
 #: Packages that a production installation does not have (requirements.txt); other packages load them if they are there.
-NOT_IN_PRODUCTION = ("rich", "psutil")
+NOT_IN_PRODUCTION = ("rich", "psutil", "greenlet")
 _AS_HOST = "import os, socket, sys; socket.sethostname(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
 
 
