@@ -112,7 +112,7 @@ bench-policies: $(VENV)/.dev ## Check the policy engine with 20,000 made-up pair
 image-check: $(VENV)/.dev ## Build the image, run its processes confined and end them: as root on Debian, in minutes (BASE=…: another base image)
 	$(PY) -m tests.deploy.image
 
-screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
+screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium-headless-shell or chromium)
 	$(PY) docs/screens.py $(ARGS)
 
 clean: ## Remove the virtual environment, caches and the demo's files; never your database

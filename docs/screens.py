@@ -3,8 +3,9 @@
     make screens        or        .venv/bin/python docs/screens.py [NAME …]
 
 Nothing of yours is touched: the database is a file in a temporary folder, the server listens on a free port of the
-loopback address. The browser is Debian's `chromium`; Playwright comes from PyPI and need not be in the project's
-environment: `PLAYWRIGHT_PYTHON` names a Python that has it (default: the one that runs this).
+loopback address. The browser is Debian's `chromium-headless-shell` or `chromium`, or the one that CHROMIUM names;
+Playwright comes from PyPI and need not be in the project's environment: `PLAYWRIGHT_PYTHON` names a Python that has it
+(default: the one that runs this).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -135,8 +137,9 @@ def browser() -> int:
 
     order = json.load(sys.stdin)
     with sync_playwright() as playwright:
+        program = os.environ.get("CHROMIUM") or shutil.which("chromium-headless-shell") or "/usr/bin/chromium"
         chromium = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
+            executable_path=program,
             args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                   "--disable-background-networking", "--disable-component-update", "--hide-scrollbars"],
         )  # fmt: skip
