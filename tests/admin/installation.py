@@ -52,6 +52,7 @@ from deployments.models import (
 )
 from deployments.reconcile import ownership, policy_versions
 from deployments.row_values import ConsumerPull, Difference, Encryption, LogIn, Mutability, Part, ProvedPull, Receipt
+from registry_admin import VERSION
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -551,7 +552,7 @@ class Installation:
                 pid=4100 + number,
                 defaults={
                     "started_at": self._ago(days=3), "beat_at": self._ago(seconds=3 + number),
-                    "last_task_at": self._ago(minutes=1), "restarts": number,
+                    "last_task_at": self._ago(minutes=1), "restarts": number, "version": VERSION,
                     "trouble": "A process of the cluster ended: signal 9." if number else "",
                 },
             )  # fmt: skip
