@@ -181,6 +181,16 @@ def test_the_web_server_names_a_doubtful_setting_once(migrated: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_the_web_server_names_a_wrong_number_of_processes_before_gunicorn_fails_at_it(migrated: Path) -> None:
+    process = started("manage.py", "web", url=f"sqlite:///{migrated}", more={"WEB_CONCURRENCY": "two"})
+    _, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "WEB_CONCURRENCY: The value is not a whole number of processes from 1 to 64." in complaints
+    assert "Traceback" not in complaints
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["errors"], ["keys", "list"], ["version"]], ids=" ".join)
 def test_a_list_whose_reader_has_gone_is_no_error(arguments: list[str], migrated: Path) -> None:
     """Also a short one, which is written when the command ends."""

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from argparse import REMAINDER, ArgumentParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
+from deployments.checks import WITHOUT_PAGES
 from registry_admin import VERSION
 
 SOURCES = "sources.sha256"  # in STATIC_ROOT: of which files the others were made
 
 
 class Command(BaseCommand):
-    requires_system_checks = []  # `registry_admin.wsgi` does them, and says what they found; they take half a second
+    requires_system_checks = []  # `handle` runs some; `registry_admin.wsgi` runs all, and logs the warnings
     help = "Run the web server at BIND, with WEB_CONCURRENCY processes of WEB_THREADS threads each."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("gunicorn", nargs=REMAINDER, help="after --: options of gunicorn, which override settings")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # A setting that is an error for us may end gunicorn with a traceback before it loads the application.
+        call_command("check", tags=list(WITHOUT_PAGES), stdout=StringIO(), stderr=StringIO())  # raises for errors
         self._collect_static_files()
         given = [each for each in options["gunicorn"] if each != "--"]
         command = [sys.executable, "-m", "gunicorn", "--config", "python:registry_admin.web_server", *given]
