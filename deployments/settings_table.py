@@ -59,6 +59,7 @@ class Setting:
 # IAM, CreateRole: a path of at most 512 characters, and a name of at most 64. STS refuses another ARN.
 _ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/([\w+=,.@-][\w+=,.@/-]{0,509}/)?[\w+=,.@-]{1,64}"
 _NOT_A_ROLE = "The value is not the ARN of a role."
+_PORT = r"[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 _KMS_ARN = r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:"
 _KMS_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
 
@@ -615,8 +616,8 @@ SETTINGS: tuple[Setting, ...] = (
         field="bind",
         notation=notations.pattern(
             "address:port or unix:/path",
-            r"unix:/[^\0\n]+|fd://\d+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}",
-            "The value is neither an address with a port nor the path of a socket.",
+            rf"unix:/[^\0\n]+|fd://\d+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):({_PORT})",
+            "The value is neither an address with a port (at most 65535) nor the path of a socket.",
         ),
         says="Where the web process listens. In a container all addresses: 0.0.0.0:8000.",
         default="127.0.0.1:8000",

@@ -289,3 +289,13 @@ def test_a_base_repository_is_no_pattern_that_reaches_a_projects_images(pattern:
 
     assert f"“{pattern}”" in found
     assert BASE in found
+
+
+@pytest.mark.parametrize("port", ["0", "8000", "9999", "59999", "64999", "65499", "65529", "65535"])
+def test_the_web_process_listens_on_any_port(port: str) -> None:
+    assert config.load({"BIND": f"127.0.0.1:{port}"}).require().bind == f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("port", ["65536", "65540", "65600", "66000", "70000", "99999", "123456", "-1", ""])
+def test_a_port_that_no_socket_has_is_refused_in_words(port: str) -> None:
+    assert "BIND: The value is neither an address with a port (at most 65535)" in problems(BIND=f"127.0.0.1:{port}")

@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand
 from deployments.checks import WITHOUT_PAGES
 from registry_admin import VERSION
 
+LIST = "staticfiles.json"  # in STATIC_ROOT: Django's list of the collected files
 SOURCES = "sources.sha256"  # in STATIC_ROOT: of which files the others were made
 
 
@@ -57,6 +58,8 @@ def collect(root: Path) -> bool:
     if kept.exists() and kept.read_bytes() == sources.encode() and _is_whole(root):
         return False
     kept.unlink(missing_ok=True)
+    if _names(root) is None:  # Django would end with a traceback when it reads a broken list
+        (root / LIST).unlink(missing_ok=True)
     call_command("collectstatic", interactive=False, verbosity=0)
     kept.write_text(sources)
     return True
@@ -73,10 +76,16 @@ def _digest_of_sources() -> str:
     return digest.hexdigest()
 
 
+def _names(root: Path) -> list[str] | None:
+    """The names of the files in collectstatic's list; None if there is no list, or a broken one."""
+    try:
+        found = json.loads((root / LIST).read_text())
+        return list(found["paths"].values()) if found["version"] else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def _is_whole(root: Path) -> bool:
     """Whether each file is there that the pages name by the list of collectstatic."""
-    try:
-        names = json.loads((root / "staticfiles.json").read_text())["paths"].values()
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):  # broken, or another
-        return False
-    return all((root / name).is_file() for name in names)
+    names = _names(root)
+    return names is not None and all((root / name).is_file() for name in names)
