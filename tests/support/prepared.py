@@ -28,13 +28,13 @@ def migrate(database: Path) -> None:
 @cache
 def static_root() -> Path:
     """A STATIC_ROOT that `web` has filled, for any number of processes of this version; never to be written to."""
-    _manage("web", "--", "--version")  # gunicorn says its version and ends
+    manage("web", "--", "--version")  # gunicorn says its version and ends
     return _folder() / "static"
 
 
 @cache
 def _migrated() -> Path:
-    _manage("migrate", "--verbosity", "0")
+    manage("migrate", "--verbosity", "0")
     return _folder() / "db.sqlite3"
 
 
@@ -45,7 +45,8 @@ def _folder() -> Path:
     return Path(made)
 
 
-def _manage(*arguments: str) -> None:
+def manage(*arguments: str, **more: str) -> str:
+    """`manage.py ARGUMENTS` of this process's installation, with `more` settings; what it wrote to standard error."""
     folder = _folder()
     environment = {
         "PATH": os.environ["PATH"],
@@ -54,9 +55,11 @@ def _manage(*arguments: str) -> None:
         "SECRET_KEY": "only-for-the-tests-0123456789-0123456789-0123456789",
         "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
         "STATIC_ROOT": str(folder / "static"),
+        **more,
     }
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
         timeout=COMMAND_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, f"manage.py {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stderr
